@@ -1,0 +1,69 @@
+"""Settings: where things are. The only module that reads the environment.
+
+A knob that changes a job's result belongs to its spec, never here.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from `SECATEUR_*` variables; each has a default that works on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="SECATEUR_", frozen=True)
+
+    data_dir: Path = Field(Path("secateur-data"), description="state of a one-machine service")
+    database_url: SecretStr | None = Field(None, description="default: SQLite in data_dir")
+    broker_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey")
+    storage_url: str | None = Field(None, description="file:///path; default: data_dir/storage")
+    scratch_dir: Path | None = Field(None, description="unfinished uploads and job folders; default: data_dir/scratch")
+
+    host: str = "127.0.0.1"
+    port: int = 8400
+    public_url: str | None = Field(None, description="base of links in answers; default: as the request came")
+    admin_key: SecretStr | None = Field(None, description="installed as an admin key at the start of the API")
+
+    max_json_bytes: int = 1 << 20
+    max_upload_bytes: int | None = Field(None, description="default: free disk less disk_reserve_bytes")
+    disk_reserve_bytes: int = 2 << 30
+
+    lease_seconds: float = Field(30.0, description="a running job whose lease ran out is given to another worker")
+    heartbeat_seconds: float = Field(2.0, description="how often a worker renews its lease and looks for a cancel")
+    reconcile_seconds: float = Field(10.0, description="how often lost jobs are looked for")
+    max_attempts: int = 3
+    kill_grace_seconds: float = Field(4.0, description="between SIGTERM and SIGKILL of an engine")
+    log_level: str = "INFO"
+
+    url: str | None = Field(None, description="client: the service to talk to")
+    api_key: SecretStr | None = Field(None, description="client: the key to send")
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of the database, with its password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir.absolute() / 'secateur.db'}"
+
+    @property
+    def broker(self) -> str:
+        """URL of the broker, with its password."""
+        return self.broker_url.get_secret_value()
+
+    @property
+    def storage(self) -> str:
+        """URL of the storage."""
+        return self.storage_url or f"file://{self.data_dir.absolute() / 'storage'}"
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for unfinished uploads and job folders, best on the storage's file system."""
+        return (self.scratch_dir or self.data_dir / "scratch").absolute()
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

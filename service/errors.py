@@ -1,0 +1,108 @@
+"""Every error that a client can see, each with its HTTP status and a stable code.
+
+    SecateurError
+    ├── BadRequest             400   malformed body, header or archive
+    ├── Unauthorized           401   no key, or one that is unknown, revoked or expired
+    ├── Forbidden              403   the key lacks the scope
+    ├── NotFound               404   unknown id, or another tenant's
+    ├── Conflict               409   the resource's state does not allow it
+    ├── PayloadTooLarge        413
+    ├── UnsupportedMediaType   415
+    ├── RangeNotSatisfiable    416
+    ├── Invalid                422   understood, but cannot work; `errors` point at the fields
+    ├── InternalError          500
+    ├── Unavailable            503   something we lean on is away; try again later
+    └── InsufficientStorage    507
+
+Imports nothing of ours: any layer may raise these.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One fault in a body: a JSON Pointer (RFC 6901) and what to do about it."""
+
+    pointer: str
+    detail: str
+
+
+class SecateurError(Exception):
+    """An error with a status, a stable code and advice; becomes one RFC 9457 problem document.
+
+    `detail` is shown to the client: it must never repeat a submitted value, a path of the server or a secret.
+    """
+
+    status = 500
+    code = "INTERNAL_ERROR"
+    title = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        errors: tuple[FieldError, ...] = (),
+        headers: dict[str, str] | None = None,
+        extra: dict[str, str | int] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or type(self).code
+        self.errors = errors
+        self.headers = headers or {}
+        self.extra = extra or {}
+
+
+class BadRequest(SecateurError):
+    status, code, title = 400, "BAD_REQUEST", "Bad request"
+
+
+class Unauthorized(SecateurError):
+    status, code, title = 401, "UNAUTHORIZED", "Authentication needed"
+
+
+class Forbidden(SecateurError):
+    status, code, title = 403, "FORBIDDEN", "Not allowed"
+
+
+class NotFound(SecateurError):
+    status, code, title = 404, "NOT_FOUND", "Not found"
+
+
+class Conflict(SecateurError):
+    status, code, title = 409, "CONFLICT", "Conflict with the current state"
+
+
+class PayloadTooLarge(SecateurError):
+    status, code, title = 413, "PAYLOAD_TOO_LARGE", "Too large"
+
+
+class UnsupportedMediaType(SecateurError):
+    status, code, title = 415, "UNSUPPORTED_MEDIA_TYPE", "Unsupported media type"
+
+
+class RangeNotSatisfiable(SecateurError):
+    status, code, title = 416, "RANGE_NOT_SATISFIABLE", "Range not satisfiable"
+
+
+class Invalid(SecateurError):
+    status, code, title = 422, "INVALID", "Cannot work as asked"
+
+
+class InternalError(SecateurError):
+    status, code, title = 500, "INTERNAL_ERROR", "Internal error"
+
+
+class Unavailable(SecateurError):
+    status, code, title = 503, "UNAVAILABLE", "Temporarily unavailable"
+
+
+class InsufficientStorage(SecateurError):
+    status, code, title = 507, "NO_SPACE", "Not enough storage"
+
+
+def invalid(pointer: str, detail: str, code: str = "INVALID") -> Invalid:
+    """An `Invalid` about one field: the pointer and the fix."""
+    return Invalid(detail, code=code, errors=(FieldError(pointer, detail),))

@@ -1,0 +1,21 @@
+"""Events of a job: what happened, in an order that a reader can resume."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.ids import new_id
+from service.tables import Event
+
+
+def emit(
+    session: Session,
+    job_id: str,
+    type_: str,
+    message: str,
+    *,
+    level: str = "info",
+    data: dict[str, Any] | None = None,
+) -> None:
+    """Add one event within the caller's transaction, so that it is told if and only if it happened."""
+    session.add(Event(id=new_id("evt"), job_id=job_id, level=level, type=type_, message=message, data=data or {}))

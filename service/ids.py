@@ -1,0 +1,19 @@
+"""Opaque, sortable, prefixed ids: `job_01J…`, time-ordered to the millisecond and monotonic within a process."""
+
+import secrets
+import threading
+import time
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_lock = threading.Lock()
+_last = 0
+
+
+def new_id(prefix: str) -> str:
+    """`prefix` and 26 characters of Crockford base 32: 48 bits of time, 80 bits of chance (the ULID layout)."""
+    global _last  # noqa: PLW0603 - monotonic within the process, so that two ids of one millisecond keep their order
+    with _lock:
+        fresh = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+        _last = fresh if fresh >> 80 > _last >> 80 else _last + 1 + secrets.randbits(32)
+        value = _last
+    return f"{prefix}_" + "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -5, -5))
