@@ -1,0 +1,109 @@
+"""`Idempotency-Key`: the first answer to a creating POST, kept 48 hours and replayed to its repetitions."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from fastapi import Request, Response
+from sqlalchemy import CursorResult, delete, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from service.auth import Principal
+from service.errors import BadRequest, Conflict, Invalid
+from service.tables import IdempotencyRecord, utc_now
+
+HEADER = "Idempotency-Key"
+KEPT = timedelta(hours=48)
+_PENDING = 0
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+def replay_or(session: Session, principal: Principal, request: Request, body_sha256: str) -> Response | None:
+    """Reserve the request's key within the creating transaction, or give the answer of the first request.
+
+    None: go on, and call `remember` before the transaction ends. A repetition that comes while the first is still in
+    its transaction waits for it. Raises `Invalid` when the key came with another body, `Conflict` when waiting takes
+    too long.
+    """
+    identity = _identity(principal, request)
+    if identity is None:
+        return None
+    digest = _digest(request, body_sha256)
+    if _reserve(session, identity, digest):
+        return None
+    record = session.get_one(IdempotencyRecord, identity)
+    if record.body_sha256 != digest:
+        raise Invalid("This Idempotency-Key came before with another request.", code="IDEMPOTENCY_KEY_REUSED")
+    headers = {**record.headers, "Idempotency-Replayed": "true"}
+    return Response(record.body["json"].encode(), record.status, headers, "application/json")
+
+
+def remember(
+    session: Session,
+    principal: Principal,
+    request: Request,
+    body_sha256: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: dict[str, Any],
+) -> None:
+    """Store the answer under the key that `replay_or` reserved; nothing without a key."""
+    identity = _identity(principal, request)
+    if identity is None:
+        return
+    tenant, route, key = identity
+    # Kept as text: a database that reorders names would replay other bytes than the first answer's.
+    kept = {"json": json.dumps(body, ensure_ascii=False, separators=(",", ":"))}
+    session.execute(
+        update(IdempotencyRecord)
+        .where(IdempotencyRecord.tenant == tenant, IdempotencyRecord.route == route, IdempotencyRecord.key == key)
+        .values(body_sha256=_digest(request, body_sha256), status=status, headers=dict(headers), body=kept)
+    )
+
+
+def expire(session: Session) -> None:
+    """Forget answers older than 48 hours."""
+    session.execute(delete(IdempotencyRecord).where(IdempotencyRecord.created_at < utc_now() - KEPT))
+
+
+def _identity(principal: Principal, request: Request) -> tuple[str, str, str] | None:
+    key = request.headers.get(HEADER)
+    if key is None:
+        return None
+    if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise BadRequest(f"{HEADER} holds 1 to 255 printable ASCII characters.", code="IDEMPOTENCY_KEY_INVALID")
+    return principal.tenant, f"{request.method} {request.url.path}"[:200], key
+
+
+def _digest(request: Request, body_sha256: str) -> str:
+    return hashlib.sha256(f"{body_sha256}?{request.url.query}".encode()).hexdigest()
+
+
+def _reserve(session: Session, identity: tuple[str, str, str], digest: str) -> bool:
+    tenant, route, key = identity
+    values = {
+        "tenant": tenant,
+        "route": route,
+        "key": key,
+        "body_sha256": digest,
+        "status": _PENDING,
+        "headers": {},
+        "body": {},
+        "created_at": utc_now(),
+    }
+    on_postgresql = session.get_bind().dialect.name == "postgresql"
+    insert = postgresql.insert if on_postgresql else sqlite.insert
+    if on_postgresql:
+        session.execute(text("SET LOCAL lock_timeout = '5s'"))
+    try:
+        result = session.execute(insert(IdempotencyRecord).values(values).on_conflict_do_nothing())
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            raise Conflict("The first request with this key is still running.", code="IDEMPOTENCY_IN_FLIGHT") from error
+        raise
+    assert isinstance(result, CursorResult)
+    return result.rowcount == 1

@@ -1,0 +1,43 @@
+"""Storage: where the bytes of models, data sets and artifacts lie, chosen by the scheme of one URL."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import urlsplit
+
+from service.storage.local import LocalStorage, StorageMissing
+
+__all__ = ["STORAGES", "Storage", "StorageMissing", "open_storage"]
+
+
+class Storage(Protocol):
+    """Files by key: slash-separated names below one root. A file is there whole or not at all."""
+
+    def put(self, key: str, source: Path) -> None:
+        """Move the finished file `source` in; durable when it returns. Raises `InsufficientStorage`."""
+
+    def open(self, key: str) -> BinaryIO:
+        """A seekable reader. Raises `StorageMissing`."""
+
+    def size(self, key: str) -> int:
+        """Bytes of a file. Raises `StorageMissing`."""
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Remove every file below `prefix`; nothing there is no error."""
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys below `prefix`, in order."""
+
+    def free_bytes(self) -> int | None:
+        """Room that is left; None where there is no bound."""
+
+
+STORAGES: dict[str, Callable[[str], Storage]] = {"file": lambda url: LocalStorage(Path(urlsplit(url).path))}
+
+
+def open_storage(url: str) -> Storage:
+    """The storage that a URL names. Raises `ValueError` for a scheme that is not in `STORAGES`."""
+    scheme = urlsplit(url).scheme
+    if scheme not in STORAGES:
+        raise ValueError(f"storage URLs start with one of {', '.join(f'{name}://' for name in STORAGES)}")
+    return STORAGES[scheme](url)

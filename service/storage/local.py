@@ -1,0 +1,98 @@
+"""Storage in a folder of this machine."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from service.errors import InsufficientStorage
+
+_KEY = re.compile(r"[^/\x00]+(/[^/\x00]+)*")
+
+
+class StorageMissing(KeyError):
+    """No file has this key."""
+
+
+class LocalStorage:
+    """Files below one folder; a file appears by a rename, so that it is never seen half-written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def _path(self, key: str) -> Path:
+        if not _KEY.fullmatch(key) or any(part in (".", "..") for part in key.split("/")):
+            raise ValueError("a key is relative, without . and ..")
+        return self.root / key
+
+    def put(self, key: str, source: Path) -> None:
+        """Move a finished file in, through a copy beside its place where `source` is on another file system."""
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                _sync(source)
+                source.replace(path)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                self._copy(source, path)
+            _sync(path.parent)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise InsufficientStorage("The service's storage is full; nothing was kept.") from error
+            raise
+
+    def _copy(self, source: Path, path: Path) -> None:
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        try:
+            shutil.copyfile(source, unfinished)
+            _sync(unfinished)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        source.unlink()
+
+    def open(self, key: str) -> BinaryIO:
+        """A seekable reader; links are not followed."""
+        try:
+            return os.fdopen(os.open(self._path(key), os.O_RDONLY | os.O_NOFOLLOW), "rb")
+        except FileNotFoundError as error:
+            raise StorageMissing(key) from error
+
+    def size(self, key: str) -> int:
+        """Bytes of a file."""
+        try:
+            return self._path(key).stat().st_size
+        except FileNotFoundError as error:
+            raise StorageMissing(key) from error
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Remove a folder of files, or one file."""
+        path = self._path(prefix.rstrip("/"))
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys below a folder, in order."""
+        for path in sorted(self._path(prefix.rstrip("/")).rglob("*")):
+            if path.is_file():
+                yield path.relative_to(self.root).as_posix()
+
+    def free_bytes(self) -> int | None:
+        """Room on the file system."""
+        return shutil.disk_usage(self.root).free
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,75 @@
+"""Answers that carry stored bytes: ranges, conditions and digests as RFC 9110 and RFC 9530 have them."""
+
+import base64
+import re
+from collections.abc import Callable, Iterator
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+
+from service.errors import RangeNotSatisfiable
+
+Reader = Callable[[int, int], Iterator[bytes]]
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+def serve(
+    request: Request,
+    *,
+    size: int,
+    sha256: str,
+    media_type: str,
+    filename: str,
+    read: Reader,
+    extra: dict[str, str] | None = None,
+) -> Response:
+    """The bytes of `read(start, length)`: whole, one range, or 304.
+
+    `sha256` is the hex digest of all bytes: the strong ETag and the Repr-Digest. Raises `RangeNotSatisfiable`.
+    """
+    etag = f'"{sha256}"'
+    headers = {
+        "ETag": etag,
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
+        "Accept-Ranges": "bytes",
+        "Content-Disposition": disposition(filename),
+        "Cache-Control": "private, no-cache",
+        "Content-Security-Policy": "sandbox; default-src 'none'",
+        **(extra or {}),
+    }
+    if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+        return Response(status_code=304, headers=headers)
+    start, length = _wanted(request, etag, size)
+    if length < size or (start, length) != (0, size):
+        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
+    headers["Content-Length"] = str(length)
+    status = 206 if "Content-Range" in headers else 200
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    return StreamingResponse(read(start, length), status, headers, media_type)
+
+
+def _wanted(request: Request, etag: str, size: int) -> tuple[int, int]:
+    """Start and length; a header that is malformed, or has several ranges, asks for everything."""
+    match = _RANGE.fullmatch(request.headers.get("range", "").strip())
+    if match is None or match[1] == match[2] == "" or request.headers.get("if-range", etag) != etag:
+        return 0, size
+    first, last = match[1], match[2]
+    if first == "":
+        length = min(int(last), size)
+        start = size - length
+    else:
+        start = int(first)
+        if last and int(last) < start:
+            return 0, size
+        length = min(int(last) if last else size - 1, size - 1) - start + 1
+    if length <= 0:
+        raise RangeNotSatisfiable("The range lies outside the file.", headers={"Content-Range": f"bytes */{size}"})
+    return start, length
+
+
+def disposition(filename: str) -> str:
+    """A Content-Disposition that no name can break out of (RFC 6266)."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", filename)[:150]
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename[:150], safe='')}"

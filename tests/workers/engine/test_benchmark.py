@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.specs import Benchmark
+from tests.workers.engine.tiny import FAMILIES, tiny_network
+from workers.engine.benchmark import (
+    MIN_REPETITIONS,
+    WARM_UPS,
+    Bench,
+    benchmark,
+    count_flops,
+    interleave,
+    latencies,
+    peak_memory,
+    size_of,
+)
+from workers.engine.exporters import EXPORTERS
+from workers.engine.replica import replica
+
+
+def make_bench(scratch: Path, **spec: object) -> Bench:
+    settings = {"batch_sizes": [1, 3], "sequence_length": 16, "threads": 1} | spec
+    return Bench(Benchmark.model_validate(settings), torch.device("cpu"), torch.float32, scratch, budget=0.0)
+
+
+def test_both_sides_get_the_same_rows_and_the_pruned_one_costs_less(tmp_path: Path) -> None:
+    before, after = tiny_network("bert"), tiny_network("bert", uneven=True)
+    out = tmp_path / "out"
+    for name in ("onnx", "onnx_int8"):
+        EXPORTERS[name].export(after, out / "onnx", tmp_path)
+    threads = torch.get_num_threads()
+    sides = benchmark(
+        before,
+        after,
+        exports=["onnx_int8", "huggingface_custom", "onnx"],
+        out=out,
+        source=tmp_path,
+        bench=make_bench(tmp_path / "scratch"),
+    )
+    assert torch.get_num_threads() == threads
+    rows = [[(r["runtime"], r["batch_size"], r["sequence_length"]) for r in side["latency"]] for side in sides]
+    runtimes = ("torch", "onnxruntime", "onnxruntime_int8")
+    assert rows[0] == rows[1] == [(runtime, batch, 16) for runtime in runtimes for batch in (1, 3)]
+    assert all(0 < row["p50"] <= row["p95"] for side in sides for row in side["latency"])
+    assert sides[1]["flops"] < sides[0]["flops"]
+    assert sides[1]["size"] < sides[0]["size"]
+    assert all(side["peak_memory"] > 0 for side in sides)
+
+
+def test_without_onnx_exports_only_torch_is_measured(tmp_path: Path) -> None:
+    networks = [tiny_network("distilbert"), tiny_network("distilbert", uneven=True)]
+    pairs = latencies(networks, {}, tmp_path, make_bench(tmp_path))
+    assert [(before["runtime"], after["batch_size"]) for before, after in pairs] == [("torch", 1), ("torch", 3)]
+
+
+def test_runs_alternate_and_swap_who_goes_first() -> None:
+    order: list[str] = []
+
+    def runner(name: str, seconds: float) -> float:
+        order.append(name)
+        return seconds
+
+    first, second = interleave((lambda: runner("before", 2.0), lambda: runner("after", 1.0)), budget=0.0)
+    assert (first, second) == ({"p50": 2.0, "p95": 2.0}, {"p50": 1.0, "p95": 1.0})
+    timed = order[2 * WARM_UPS :]
+    assert timed == ["before", "after", "after", "before"] * (MIN_REPETITIONS // 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("uneven", [False, True])
+def test_flops_are_those_of_the_matrix_products(family: str, uneven: bool) -> None:
+    heads, widths = ([3, 1], [20, 33]) if uneven else ([4, 4], [48, 48])
+    length, hidden = 10, 32
+    expected = 0
+    for kept, width in zip(heads, widths, strict=True):
+        inner = kept * 8
+        expected += 4 * 2 * length * hidden * inner  # query, key, value and output
+        expected += 2 * 2 * length * length * inner  # scores, and their product with the values
+        expected += 2 * 2 * length * hidden * width  # both halves of the feed-forward part
+    expected += 2 * hidden * hidden + 2 * hidden * 3  # pooler or first layer of the head, and the classifier
+    assert count_flops(tiny_network(family, uneven=uneven), length) == expected
+
+
+def test_size_counts_the_bytes_of_the_dtype() -> None:
+    network = tiny_network("roberta")
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    assert size_of(network) == 4 * parameters
+    assert size_of(replica(network, dtype=torch.bfloat16)) == 2 * parameters
+
+
+def test_peak_memory_holds_the_weights_and_grows_with_the_batch(tmp_path: Path) -> None:
+    network = tiny_network("bert", uneven=True, vocabulary=200_000)
+    small = peak_memory(network, make_bench(tmp_path, batch_sizes=[1]))
+    large = peak_memory(network, make_bench(tmp_path, batch_sizes=[1, 1024], sequence_length=40))
+    assert size_of(network) * 0.9 < small < size_of(network) * 2
+    assert large > small + 1024 * 40 * 32 * 4

@@ -1,0 +1,63 @@
+"""`python -m workers.engine WORK_DIR --report-fd N`: one job, from `order.json` to `result.json`."""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from service.specs import JobSpec
+from workers.engine.compress import compress
+from workers.engine.failures import EngineError
+from workers.engine.reporter import Reporter
+
+log = logging.getLogger("secateur.engine")
+
+
+def main() -> int:
+    """Exit code 0 when `result.json` is complete, 1 after an error line."""
+    parser = argparse.ArgumentParser(prog="workers.engine", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--report-fd", type=int, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    with os.fdopen(arguments.report_fd, "w", encoding="utf-8") as lines:
+        reporter = Reporter(lines)
+        try:
+            _run(arguments.folder, reporter)
+        except Exception as error:
+            log.exception("the job failed")
+            failure = classify(error)
+            reporter.error(failure.code, failure.message, failure.blame, failure.retryable)
+            return 1
+    return 0
+
+
+def _run(folder: Path, reporter: Reporter) -> None:
+    order = json.loads((folder / "order.json").read_text())
+    spec = JobSpec.model_validate(order["configuration"])
+    result = compress(folder, spec, reporter, order.get("max_threads"))
+    unfinished = folder / "result.json.tmp"
+    unfinished.write_text(json.dumps(result, allow_nan=False))
+    unfinished.replace(folder / "result.json")
+
+
+def classify(error: Exception) -> EngineError:
+    """What to tell of an exception: our own as it is, exhaustion by name, anything else without its words."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return EngineError("GPU_OUT_OF_MEMORY", "GPU memory ran out; lower batch_size or max_length", blame="user")
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return EngineError("OUT_OF_MEMORY", "memory ran out; lower batch_size or max_length", blame="user")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EngineError("NO_SPACE", "the worker's disk is full", retryable=True, blame="transient")
+    return EngineError("ENGINE_ERROR", "the engine met an error that it does not know; see the worker's log")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

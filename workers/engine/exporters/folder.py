@@ -1,0 +1,33 @@
+"""Writing a Hugging Face directory: weights as safetensors, an edited config, the inert files of the upload."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+INERT_SUFFIXES = frozenset({".json", ".txt", ".model"})
+"""Data files: vocabularies, merges, tokenizers, pooling configs; never code."""
+
+
+def write_folder(network: PreTrainedModel, folder: Path, source: Path, config: dict[str, Any]) -> None:
+    """Saves `network` into `folder`; keys of `config` replace the saved ones, those that are None are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)
+    path = folder / "config.json"
+    saved = json.loads(path.read_text()) | config
+    path.write_text(json.dumps({key: saved[key] for key in sorted(saved) if saved[key] is not None}, indent=2) + "\n")
+    copy_inert(source, folder)
+
+
+def copy_inert(source: Path, folder: Path) -> None:
+    """Copies tokenizer and other data files of `source`, without config, weights and their index; no links."""
+    for file in sorted(source.rglob("*")):
+        relative = file.relative_to(source)
+        ours = str(relative) == "config.json" or file.name.endswith(".safetensors.index.json")
+        if file.is_file() and not file.is_symlink() and file.suffix in INERT_SUFFIXES and not ours:
+            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / relative)

@@ -1,0 +1,74 @@
+"""Report lines: how the engine tells its supervisor what it is doing, one JSON object per line of a pipe."""
+
+import json
+import math
+import time
+from collections import defaultdict
+from typing import Any, TextIO
+
+_PROGRESS_SECONDS = 0.5
+
+
+class Reporter:
+    """Writes report lines and keeps what the report will need: phases' seconds, curves and warnings."""
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
+        self._started = time.monotonic()
+        self._phase: str | None = None
+        self._phase_started = self._started
+        self._told = 0.0
+        self._step = 0
+        self.total_steps = 1
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.curves: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.warnings: list[dict[str, str]] = []
+
+    def _write(self, **line: Any) -> None:
+        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+        self._lines.flush()
+
+    def phase(self, name: str | None) -> None:
+        """A new phase begins; None ends the last one."""
+        now = time.monotonic()
+        if self._phase is not None:
+            self.seconds[self._phase] = round(self.seconds[self._phase] + now - self._phase_started, 3)
+        self._phase, self._phase_started = name, now
+        if name is not None:
+            self._write(type="phase", phase=name)
+
+    def advance(self, steps: int = 1) -> None:
+        """Steps of the job's total are done."""
+        self._step = min(self._step + steps, self.total_steps)
+        now = time.monotonic()
+        if now - self._told < _PROGRESS_SECONDS:
+            return
+        self._told = now
+        fraction = self._step / self.total_steps
+        left = (now - self._started) * (1 - fraction) / fraction if fraction > 0.02 else None
+        self._write(
+            type="progress",
+            fraction=round(fraction, 4),
+            step=self._step,
+            total_steps=self.total_steps,
+            seconds_remaining=None if left is None else round(left, 1),
+        )
+
+    def metric(self, name: str, step: int, value: float) -> None:
+        """One point of a curve; a value that is not finite becomes null."""
+        finite = value if math.isfinite(value) else None
+        self.curves[name].append({"step": step, "value": finite})
+        self._write(type="metric", name=name, step=step, value=finite)
+
+    def event(self, event: str, message: str, level: str = "info", **data: Any) -> None:
+        """Something worth telling."""
+        self._write(type="event", event=event, level=level, message=message, data=data)
+
+    def warning(self, code: str, message: str) -> None:
+        """Something that the client should know of the result."""
+        self.warnings.append({"code": code, "message": message})
+        self._write(type="warning", code=code, message=message)
+
+    def error(self, code: str, message: str, blame: str, retryable: bool) -> None:
+        """Why the job ends here."""
+        self._write(type="error", code=code, message=message, blame=blame, retryable=retryable)
