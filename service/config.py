@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     max_attempts: int = 3
     kill_grace_seconds: float = Field(4.0, description="between SIGTERM and SIGKILL of an engine")
     log_level: str = "INFO"
+    cuda_visible_devices: str | None = Field(
+        None, validation_alias="CUDA_VISIBLE_DEVICES", description="which GPUs a worker's jobs see; read without prefix"
+    )
 
     url: str | None = Field(None, description="client: the service to talk to")
     api_key: SecretStr | None = Field(None, description="client: the key to send")

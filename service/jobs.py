@@ -4,6 +4,7 @@ Every change of status is one function here: an UPDATE that names the status, an
 it expects, and says whether it won. Lease times come from the database's clock.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,7 +253,9 @@ def _free(session: Session, job: Job, still: ColumnElement[bool], max_attempts: 
         emit(session, job.id, "job.failed", CRASH_LOOP["message"], level="error", data={"code": "CRASH_LOOP"})
 
 
-def new_job(tenant: str, spec: dict[str, Any], configuration: dict[str, Any]) -> Job:
+def new_job(
+    tenant: str, spec: dict[str, Any], configuration: dict[str, Any], advice: Sequence[dict[str, str]] = ()
+) -> Job:
     """A row for a validated spec, not yet stored."""
     return Job(
         id=new_id("job"),
@@ -267,6 +270,7 @@ def new_job(tenant: str, spec: dict[str, Any], configuration: dict[str, Any]) ->
         status="queued",
         progress=NO_PROGRESS,
         warnings=[],
+        advice=list(advice),
     )
 
 

@@ -7,11 +7,16 @@ import time
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import BadRequest
 from service.ids import new_id
 from service.observe import Telemetry
-from service.problems import internal_error
+from service.problems import internal_error, problem
+
+CLIENT_LEFT = 499
+"""Counted, never sent: the client closed the connection before an answer."""
 
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _DRAIN_BYTES = 64 << 20
@@ -33,14 +38,21 @@ class RequestMiddleware:
         exchange = _Exchange(scope, receive, send)
         started = time.perf_counter()
         try:
+            if exchange.has_nul:  # no database takes one, and no name of ours has one
+                refusal = BadRequest("The address holds a NUL character.")
+                await problem(refusal, exchange.request_id)(scope, exchange.receive, exchange.send)
+                return
             await self.app(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            exchange.status = exchange.status or CLIENT_LEFT
         except Exception as error:
             if exchange.status is not None:
                 raise  # the answer is half sent: only a broken connection can tell the client
             await internal_error(error, exchange.request_id)(scope, exchange.receive, exchange.send)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            self.telemetry.observe(scope["method"], route, exchange.status or 500, time.perf_counter() - started)
+            status = exchange.status or CLIENT_LEFT  # cancelled: nobody waits for the answer any more
+            self.telemetry.observe(scope["method"], route, status, time.perf_counter() - started)
 
 
 class _Exchange:
@@ -50,6 +62,7 @@ class _Exchange:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         self.request_id = given.decode() if _GIVEN_ID.fullmatch(given) else new_id("req")
         scope["secateur_request_id"] = self.request_id
+        self.has_nul = "\0" in scope["path"] or b"%00" in scope["query_string"]
         self.status: int | None = None
         self._receive, self._send = receive, send
         self._body_read = False

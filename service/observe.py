@@ -7,6 +7,8 @@ from sqlalchemy.orm import Session
 from service.states import FOLLOWS
 from service.tables import Job
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""A client may invent others, and each would be a series."""
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
@@ -28,12 +30,14 @@ class Telemetry:
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one request; `route` is the template, never the path, so that ids make no series."""
+        method = method if method in _METHODS else "OTHER"
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
     def render(self, session: Session) -> bytes:
         """The exposition text, with the jobs of all tenants counted now."""
-        counts = dict(session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples().all())
+        rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
+        counts = {status: count for status, count in rows}
         for status in FOLLOWS:
             self._jobs.labels(status).set(counts.get(status, 0))
         return generate_latest(self.registry)

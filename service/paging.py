@@ -18,7 +18,7 @@ Cursor = Annotated[str | None, Query(max_length=100, description="`next_cursor` 
 
 
 def newest_first(
-    session: Session, query: Select[tuple[T]], id_column: InstrumentedAttribute[str], limit: int, cursor: str | None
+    session: Session, query: Select[T], id_column: InstrumentedAttribute[str], limit: int, cursor: str | None
 ) -> tuple[list[T], str | None]:
     """One page of `query` by falling id, and the cursor of the next page, None at the end.
 

@@ -21,10 +21,10 @@ MEDIA_TYPE = "application/problem+json"
 _MAX_ERRORS = 50
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
 _BY_STATUS = {
-    400: ("BAD_REQUEST", "Bad request"),
-    404: ("NOT_FOUND", "Not found"),
-    405: ("METHOD_NOT_ALLOWED", "Method not allowed"),
-    413: ("PAYLOAD_TOO_LARGE", "Too large"),
+    400: ("BAD_REQUEST", "Bad request", "The request is malformed."),
+    404: ("NOT_FOUND", "Not found", "There is nothing at this address; /docs lists the routes."),
+    405: ("METHOD_NOT_ALLOWED", "Method not allowed", "This address does not take this method; see Allow."),
+    413: ("PAYLOAD_TOO_LARGE", "Too large", "The body is too large."),
 }
 _FIELD_TYPES = frozenset({"criterion", "pattern", "ratio", "scope", "nesterov", "exports"})
 """Error types of `service.specs` that name the field at fault within the part that they are raised for."""
@@ -152,9 +152,10 @@ async def _on_parameters(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     """What the router raises itself: unknown paths and methods."""
     assert isinstance(error, HTTPException)
-    ours = SecateurError(error.detail, headers=dict(error.headers or {}))
-    ours.status = error.status_code
-    ours.code, ours.title = _BY_STATUS.get(error.status_code, (f"HTTP_{error.status_code}", error.detail))
+    unknown = (f"HTTP_{error.status_code}", "Error", "The request cannot be answered.")
+    code, title, detail = _BY_STATUS.get(error.status_code, unknown)
+    ours = SecateurError(detail, code=code, headers=dict(error.headers or {}))
+    ours.status, ours.title = error.status_code, title
     return problem(ours, _request_id(request))
 
 

@@ -134,6 +134,8 @@ class Job(Base):
     phase: Mapped[str | None] = mapped_column(String(20))
     progress: Mapped[dict[str, Any]]
     warnings: Mapped[list[Any]]
+    advice: Mapped[list[Any]] = mapped_column(default=list)
+    """Warnings of the door, shown before the engine's; they outlive every attempt."""
     attempts: Mapped[int] = mapped_column(default=0)
     """Starts that count towards the limit; an orderly hand-back is taken off again."""
     token: Mapped[int] = mapped_column(default=0)

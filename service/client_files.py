@@ -1,0 +1,220 @@
+"""Files of the client: bodies built while they are sent, downloads that can go on, archives unpacked with checks."""
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeAlias
+
+from service.storage.tar import TarLayout
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the bytes moved so far and the bytes in all."""
+
+SPLITS = ("train", "validation", "test", "calibration")
+_SUFFIXES = (".jsonl", ".csv")
+_PIECE = 256 * 1024
+
+
+class UnusableFolder(Exception):
+    """A local folder that holds nothing to send; the message says what was looked for."""
+
+
+class CorruptDownload(Exception):
+    """What arrived is not what the service announced, or an archive that no honest service sends."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """Bytes to send: how many, of which type, and how to produce them, as often as a repeated request needs them."""
+
+    size: int
+    media_type: str
+    pieces: Callable[[], Iterator[bytes]]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def directory_body(folder: Path, progress: Progress | None = None) -> Body:
+    """A folder as a tar, never stored, with its digest in the headers. Hidden files are left out.
+
+    Raises `UnusableFolder` when there is no config.json.
+    """
+    if not (folder / "config.json").is_file():
+        raise UnusableFolder(f"{folder} is no Hugging Face model directory: it has no config.json.")
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = {name: path for name, path in paths.items() if not any(part.startswith(".") for part in name.split("/"))}
+    layout = TarLayout([(name, path.stat().st_size) for name, path in paths.items()])
+
+    def opener(name: str) -> BinaryIO:
+        return paths[name].open("rb")
+
+    digest = base64.b64encode(bytes.fromhex(layout.sha256(opener))).decode()
+    return Body(
+        layout.size,
+        "application/x-tar",
+        lambda: _counted(layout.read(0, layout.size, opener), layout.size, progress),
+        {"Repr-Digest": f"sha-256=:{digest}:"},
+    )
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """The files of a data set's folder by split. Raises `UnusableFolder` when there is none, or two for one split."""
+    found: dict[str, Path] = {}
+    for split in SPLITS:
+        candidates = [folder / f"{split}{suffix}" for suffix in _SUFFIXES if (folder / f"{split}{suffix}").is_file()]
+        if len(candidates) > 1:
+            raise UnusableFolder(f"{folder} holds both {candidates[0].name} and {candidates[1].name}; keep one.")
+        if candidates:
+            found[split] = candidates[0]
+    if not found:
+        raise UnusableFolder(
+            f"{folder} holds no train.jsonl, validation.jsonl, test.jsonl or calibration.jsonl (or .csv)."
+        )
+    return found
+
+
+def multipart_body(files: Mapping[str, Path], progress: Progress | None = None) -> Body:
+    """Files as multipart/form-data, one part per name; every production gives the same bytes."""
+    boundary = uuid.uuid4().hex
+    heads = {
+        name: (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{path.name}"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        ).encode()
+        for name, path in files.items()
+    }
+    tail = f"--{boundary}--\r\n".encode()
+    size = sum(len(heads[name]) + path.stat().st_size + 2 for name, path in files.items()) + len(tail)
+
+    def pieces() -> Iterator[bytes]:
+        for name, path in files.items():
+            yield heads[name]
+            with path.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    yield piece
+            yield b"\r\n"
+        yield tail
+
+    return Body(size, f"multipart/form-data; boundary={boundary}", lambda: _counted(pieces(), size, progress))
+
+
+def _counted(pieces: Iterator[bytes], size: int, progress: Progress | None) -> Iterator[bytes]:
+    done = 0
+    for piece in pieces:
+        yield piece
+        done += len(piece)
+        if progress is not None:
+            progress(done, size)
+
+
+class PartialFile:
+    """A download on its way to `target`: bytes gather in a hidden file named after their digest.
+
+    A later process that downloads the same bytes to the same place goes on where this one stopped.
+    """
+
+    def __init__(self, target: Path, sha256: str, size: int, progress: Progress | None = None) -> None:
+        self.target = target
+        self.sha256 = sha256
+        self.size = size
+        self._progress = progress
+        self._path = target.parent / f".{target.name}.{sha256[:16]}.part"
+        self._digest = hashlib.sha256()
+        self.offset = 0
+        if self._path.exists() and self._path.stat().st_size <= size:
+            with self._path.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    self._count(piece)
+        else:
+            self._path.write_bytes(b"")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte is here."""
+        return self.offset == self.size
+
+    def accept(self, status: int, headers: Mapping[str, str]) -> Callable[[bytes], None]:
+        """Take an answer: 206 goes on where the file ends, 200 begins anew."""
+        if status != 206:
+            self._restart()
+        elif not headers.get("content-range", "").startswith(f"bytes {self.offset}-"):
+            raise CorruptDownload("The service sent another range than the one asked for.")
+        return self._write
+
+    def finish(self) -> Path:
+        """Verify the bytes and move them to `target`. Raises `CorruptDownload` and forgets them otherwise."""
+        if self._digest.hexdigest() != self.sha256:
+            self._path.unlink()
+            raise CorruptDownload(f"The download of {self.target.name} does not have the digest that was announced.")
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        return self._path.replace(self.target)
+
+    def _restart(self) -> None:
+        self._path.write_bytes(b"")
+        self._digest = hashlib.sha256()
+        self.offset = 0
+
+    def _write(self, piece: bytes) -> None:
+        with self._path.open("ab") as file:
+            file.write(piece)
+        self._count(piece)
+
+    def _count(self, piece: bytes) -> None:
+        self._digest.update(piece)
+        self.offset += len(piece)
+        if self._progress is not None:
+            self._progress(self.offset, self.size)
+
+
+def unpack(archive: Path, out: Path) -> list[Path]:
+    """Write the regular files of a tar under `out`, replacing those of the same name; returns them.
+
+    Raises `CorruptDownload` for anything that could land elsewhere: links, devices, sparse files, names that climb.
+    """
+    written = []
+    with tarfile.open(archive, "r:") as tar:
+        for member in tar:
+            if member.isdir():
+                continue
+            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+                raise CorruptDownload(f"The archive holds {member.name!r}, which is no regular file.")
+            source = tar.extractfile(member)
+            assert source is not None
+            target = _safe_target(member.name, out)
+            with target.open("xb") as file:
+                shutil.copyfileobj(source, file, _PIECE)
+            written.append(target)
+    return written
+
+
+def _safe_target(name: str, out: Path) -> Path:
+    parts = PurePosixPath(name).parts
+    bad = not parts or any(
+        part in ("/", "..") or "\\" in part or ":" in part or not part.isprintable() for part in parts
+    )
+    if bad:
+        raise CorruptDownload(f"The archive holds {name!r}, a name that could land outside the folder.")
+    target = out.joinpath(*parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.parent.resolve().is_relative_to(out.resolve()):
+        raise CorruptDownload(f"The archive holds {name!r}, which a link in {out} would lead elsewhere.")
+    target.unlink(missing_ok=True)  # never write through what lies there: it may be a link
+    return target
+
+
+def read_spec(path: Path) -> dict[str, object]:
+    """A job spec from a JSON file. Raises `UnusableFolder` when it is not a JSON object."""
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnusableFolder(f"{path} is no readable JSON file: {error}") from error
+    if not isinstance(spec, dict):
+        raise UnusableFolder(f"{path} must hold one JSON object.")
+    return spec

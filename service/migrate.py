@@ -1,0 +1,44 @@
+"""Brings a database to the current schema; works from a checkout and from an installed package alike."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+import migrations
+from service.db import make_engine
+
+_LOCK = 0x5ECA7E02
+"""Number of the PostgreSQL advisory lock that lets one migrator run at a time."""
+
+
+def configuration(connection: Connection | None = None) -> Config:
+    """Alembic's configuration without an ini file; the URL never passes through a file or a `%` expansion."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.set_main_option("file_template", "r%%(rev)s_%%(slug)s")
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(database_url: str) -> None:
+    """Run every migration that is missing, all or none; any number of processes may call it at once."""
+    engine = make_engine(database_url)
+    try:
+        with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
+            command.upgrade(configuration(connection), "head")
+    finally:
+        engine.dispose()
+
+
+def check(database_url: str) -> None:
+    """Raises `alembic.util.CommandError` when the database and `service.tables` differ."""
+    engine = make_engine(database_url)
+    try:
+        with engine.connect() as connection:
+            command.check(configuration(connection))
+    finally:
+        engine.dispose()

@@ -1,0 +1,78 @@
+"""The OpenAPI document, complete with the bodies that our own strict JSON reader takes, and a page that shows it."""
+
+from html import escape
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from service.schemas import NewKey
+from service.specs import JobSpec
+
+BODIES: tuple[type[BaseModel], ...] = (JobSpec, NewKey)
+_REFERENCE = "#/components/schemas/{model}"
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}
+code{background:#f2f2f2;padding:.1rem .3rem;border-radius:3px}h2{font-size:1rem;margin:1.6rem 0 .2rem}
+b{display:inline-block;min-width:4.5rem}p{margin:.2rem 0}li{margin:.1rem 0}"""
+
+docs = APIRouter(include_in_schema=False)
+
+
+def json_body(body: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads `body` with our own reader."""
+    schema = {"$ref": _REFERENCE.format(model=body.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def install(app: FastAPI) -> None:
+    """Give the app its document, built once, and the page at /docs."""
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.include_router(docs)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, summary=app.summary, routes=app.routes, openapi_version="3.1.0"
+        )
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for body in BODIES:
+            schema = body.model_json_schema(ref_template=_REFERENCE)
+            schemas.update(schema.pop("$defs", {}))
+            schemas[body.__name__] = schema
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+@docs.get("/docs", response_class=HTMLResponse)
+def show_docs(request: Request) -> HTMLResponse:
+    """The routes on one page, with no script and nothing fetched from elsewhere."""
+    document = request.app.openapi()
+    routes = [
+        _route(path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(document['info']['title'])}</title>"
+        f"<style>{_STYLE}</style><h1>{escape(document['info']['title'])}</h1>"
+        f"<p>{escape(document['info'].get('summary', ''))} The machine-readable document with every schema is "
+        "<a href=openapi.json>openapi.json</a>; send your key as <code>Authorization: Bearer sct_…</code>.</p>"
+        + "".join(routes)
+    )
+    policy = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+    return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+
+def _route(path: str, method: str, operation: dict[str, Any]) -> str:
+    parameters = "".join(
+        f"<li><code>{escape(given['name'])}</code> ({escape(given['in'])}) {escape(given.get('description', ''))}</li>"
+        for given in operation.get("parameters", [])
+    )
+    return (
+        f"<h2><b>{method.upper()}</b><code>{escape(path)}</code></h2><p>{escape(operation.get('summary', ''))}. "
+        f"{escape(operation.get('description', ''))}</p><ul>{parameters}</ul>"
+    )

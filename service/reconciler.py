@@ -1,0 +1,66 @@
+"""The loop that finds lost jobs: frees expired leases, rings for what the broker forgot. Any number may run."""
+
+import logging
+import threading
+
+from service import idempotency, jobs
+from service.auth import KeyUse
+from service.broker import Broker
+from service.config import Settings
+from service.db import Database
+from service.tables import Job
+
+log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """One daemon thread of the API process; outlives every error of the database and the broker."""
+
+    def __init__(self, settings: Settings, database: Database, broker: Broker, key_use: KeyUse) -> None:
+        self._settings, self._database, self._broker, self._key_use = settings, database, broker, key_use
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, after the turn that is running."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.turn()
+            except Exception:
+                log.exception("The reconciler's turn failed; the next one comes in time")
+            self._stop.wait(self._settings.reconcile_seconds)
+        try:
+            self._note_key_use()
+        except Exception:
+            log.exception("The last use of some keys was not stored")
+
+    def turn(self) -> None:
+        """Free, forget, ring: once."""
+        with self._database.session_scope() as session:
+            due = jobs.reconcile(session, self._settings.max_attempts)
+            idempotency.expire(session)
+        self._ring(due)
+        self._note_key_use()
+
+    def _ring(self, due: list[str]) -> None:
+        waiting = self._broker.waiting() if due else None
+        if waiting is None:
+            return
+        silent = [job_id for job_id in due if job_id not in waiting]
+        with self._database.session_scope(read_only=True) as session:
+            priorities = {job_id: job.priority for job_id in silent if (job := session.get(Job, job_id))}
+        for job_id, priority in priorities.items():
+            self._broker.ring(job_id, priority)
+
+    def _note_key_use(self) -> None:
+        if len(self._key_use):
+            with self._database.session_scope() as session:
+                self._key_use.flush(session)

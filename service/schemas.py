@@ -1,0 +1,313 @@
+"""HTTP bodies of jobs, their records, keys and operations. Models and data sets describe theirs beside their routes."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+
+from pydantic_core import PydanticCustomError
+
+from service.auth import Scope
+from service.specs import Name
+from service.states import Phase, Status
+
+T = TypeVar("T")
+
+
+def _time_from_text(value: Any) -> Any:
+    try:
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise PydanticCustomError("time", "give a time as RFC 3339 has it, with its zone") from error
+
+
+def _to_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise PydanticCustomError("calendar", "the time lies outside the calendar") from error
+
+
+UtcTime: TypeAlias = Annotated[AwareDatetime, BeforeValidator(_time_from_text), AfterValidator(_to_utc)]
+"""A time with its zone (RFC 3339), brought to UTC."""
+
+
+class Page(BaseModel, Generic[T]):
+    """A page of a list, newest first."""
+
+    data: list[T]
+    next_cursor: str | None = Field(None, description="ask for the next page with it; null at the end")
+
+
+class Progress(BaseModel):
+    """How far a running job is."""
+
+    fraction: float
+    step: int
+    total_steps: int | None
+    seconds_remaining: float | None
+
+
+class Queue(BaseModel):
+    """Where a queued job stands."""
+
+    position: int | None = Field(description="1 goes next; null unless queued")
+
+
+class AttemptView(BaseModel):
+    """One start of a job by a worker."""
+
+    number: int
+    worker: str
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+
+
+class JobWarning(BaseModel):
+    """Something to know about a job that does not stop it."""
+
+    code: str
+    message: str
+
+
+class Interval(BaseModel):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Latency(BaseModel):
+    """Latency of one runtime at one shape, in seconds."""
+
+    runtime: str
+    batch_size: int
+    sequence_length: int
+    p50: float
+    p95: float
+
+
+class StructureView(BaseModel):
+    """Sizes of a network, layer by layer."""
+
+    layers: int
+    hidden_size: int
+    attention_heads: list[int]
+    ffn_width: list[int]
+    vocabulary: int
+
+
+class Measurement(BaseModel):
+    """What was measured of one side."""
+
+    metrics: dict[str, Interval]
+    parameters: int
+    nonzero_parameters: int
+    size: int
+    flops: int
+    peak_memory: int | None
+    latency: list[Latency]
+    structure: StructureView
+
+
+class VerdictLine(BaseModel):
+    """One acceptance goal and how it went."""
+
+    metric: str
+    goal: dict[str, Any]
+    measured: float | None
+    passed: bool
+
+
+class EngineFacts(BaseModel):
+    """What the job ran on and how long each phase took, in seconds."""
+
+    device: str
+    peak_memory: int | None
+    seconds: dict[str, float]
+    versions: dict[str, str]
+
+
+class ResultView(BaseModel):
+    """What a finished job found: both sides measured in one run."""
+
+    model_id: str | None
+    verdict: list[VerdictLine]
+    before: Measurement
+    after: Measurement
+    report_url: str
+    engine: EngineFacts
+
+
+class JobErrorView(BaseModel):
+    """Why a job failed and what to do about it."""
+
+    code: str
+    message: str
+    blame: Literal["user", "service", "transient"]
+    retryable: bool
+
+
+class JobView(BaseModel):
+    """A compression job."""
+
+    id: str
+    object: Literal["job"] = "job"
+    name: str
+    metadata: dict[str, str]
+    status: Status
+    phase: Phase | None
+    spec: dict[str, Any] = Field(description="the order as it was submitted")
+    configuration: dict[str, Any] = Field(description="the order with every default filled in")
+    progress: Progress
+    queue: Queue
+    attempts: list[AttemptView]
+    warnings: list[JobWarning]
+    result: ResultView | None
+    error: JobErrorView | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: dict[str, str]
+
+
+class Validated(BaseModel):
+    """The answer to `validate_only`."""
+
+    configuration: dict[str, Any]
+    warnings: list[JobWarning]
+
+
+class EventView(BaseModel):
+    """Something that happened in a job."""
+
+    id: str
+    time: datetime
+    level: Literal["info", "warning", "error"]
+    type: str
+    message: str
+    data: dict[str, Any]
+
+
+class PointView(BaseModel):
+    """One point of a series; null is a value that was not finite."""
+
+    step: int
+    time: datetime
+    value: float | None
+
+
+class Series(BaseModel):
+    """A training curve."""
+
+    name: str
+    points: list[PointView]
+
+
+class ArtifactView(BaseModel):
+    """A file that a job made."""
+
+    id: str
+    object: Literal["artifact"] = "artifact"
+    job_id: str
+    path: str
+    kind: str
+    media_type: str
+    size: int
+    sha256: str
+    content_url: str
+    created_at: datetime
+
+
+class NewKey(BaseModel):
+    """An order for an API key of the caller's tenant."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Name
+    scopes: list[Scope] = Field(min_length=1, max_length=3)
+    expires_at: UtcTime | None = None
+
+
+class KeyView(BaseModel):
+    """An API key without its secret."""
+
+    id: str
+    object: Literal["key"] = "key"
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class CreatedKey(KeyView):
+    """An API key as it is made."""
+
+    key: str | None = Field(description="shown in this answer only; null when the answer is a replay")
+
+
+class WorkerView(BaseModel):
+    """A live worker."""
+
+    name: str
+    devices: list[dict[str, Any]]
+    sandbox: str
+    started_at: datetime
+
+
+class FamilyView(BaseModel):
+    """A network family and what the service can do with it."""
+
+    name: str
+    architectures: list[str]
+    structures: list[str]
+    exports: list[str]
+
+
+class StructureSupport(BaseModel):
+    """A structure, what can score it, and whether plain `from_pretrained` can load the result."""
+
+    name: str
+    criteria: list[str]
+    patterns: list[str]
+
+
+class Limits(BaseModel):
+    """Sizes that the service holds requests to; bytes."""
+
+    json_body: int
+    upload: int | None
+    page: int
+    wait_seconds: int
+    attempts: int
+
+
+class Capabilities(BaseModel):
+    """All that this service can do."""
+
+    families: list[FamilyView]
+    tasks: list[str]
+    structures: list[StructureSupport]
+    exports: list[str]
+    metrics: dict[str, list[str]]
+    limits: Limits
+    workers: list[WorkerView]
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """What the service leans on."""
+
+    status: Literal["ready"] = "ready"
+    checks: dict[str, bool]
+    sandbox: list[str] = Field(description="sandbox levels of the live workers")
+    warnings: list[str]

@@ -1,0 +1,117 @@
+"""The service as real processes on the loopback, for tests that kill them."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import psutil
+
+from service.config import Settings
+from service.processes import start, stop
+from tests.servers import free_port
+
+START_SECONDS = 60.0
+
+
+class LiveService:
+    """An API process and a worker process over the database, broker and folders of `settings`."""
+
+    def __init__(self, settings: Settings, api_key: str) -> None:
+        self.settings = settings
+        self.api_key = api_key
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.logs = settings.data_dir.absolute()
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.api: subprocess.Popen[bytes] | None = None
+        self.worker: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client(
+            base_url=self.url, headers={"Authorization": f"Bearer {api_key}"}, timeout=30, trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+        for process in (self.worker, self.api):
+            if process is not None:
+                kill_tree(process)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the processes are told."""
+        settings = self.settings
+        told: dict[str, Any] = {
+            "DATA_DIR": settings.data_dir.absolute(),
+            "DATABASE_URL": settings.database,
+            "BROKER_URL": settings.broker,
+            "LEASE_SECONDS": settings.lease_seconds,
+            "HEARTBEAT_SECONDS": settings.heartbeat_seconds,
+            "RECONCILE_SECONDS": settings.reconcile_seconds,
+            "KILL_GRACE_SECONDS": settings.kill_grace_seconds,
+            "DISK_RESERVE_BYTES": settings.disk_reserve_bytes,
+        }
+        return {"PATH": "/usr/bin:/bin"} | {f"SECATEUR_{name}": str(value) for name, value in told.items()}
+
+    def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.logs / f"{name}.log").open("ab") as log:
+            command = [sys.executable, "-m", *arguments]
+            return start(command, env=self.environment, stdout=log, stderr=log, new_session=True)
+
+    def start_api(self) -> None:
+        """Start an API process and wait until it answers."""
+        where = ("--host", "127.0.0.1", "--port", str(self.port))
+        self.api = self._start("api", "uvicorn", "--factory", "service.app:create_app", *where)
+        self.wait_for(self.alive, "the API")
+
+    def start_worker(self) -> None:
+        """Start a worker process and wait until it has told the database that it is there."""
+        self.worker = self._start("worker", "celery", "-A", "workers.app", "worker", "--loglevel", "INFO")
+        pid = self.worker.pid
+        self.wait_for(lambda: any(str(pid) in name for name in self.workers()), "the worker")
+
+    def workers(self) -> list[str]:
+        """Names of the workers that the service counts as alive."""
+        return [worker["name"] for worker in self.client.get("/v1/capabilities").json()["workers"]]
+
+    def alive(self) -> bool:
+        """Whether the API answers."""
+        try:
+            return self.client.get("/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def wait_for(self, condition: Any, what: str, seconds: float = START_SECONDS) -> None:
+        """Wait until `condition()` holds; fails with the processes' logs when it does not in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {seconds} s for {what}\n{self.log()}"
+            time.sleep(0.05)
+
+    def log(self) -> str:
+        """The last lines that the processes wrote."""
+        return "\n".join(f"--- {file.name}\n{_tail(file)}" for file in sorted(self.logs.glob("*.log")))
+
+
+def _tail(file: Path, lines: int = 60) -> str:
+    return "\n".join(file.read_text(errors="replace").splitlines()[-lines:])
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL a child and everything below it."""
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        below = []
+    stop(process, grace=0, gently=signal.SIGKILL)
+    for child in below:
+        if child.is_running():
+            child.kill()

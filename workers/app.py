@@ -1,0 +1,52 @@
+"""The Celery application of the workers and its one entry.
+
+The worker's main process never imports torch: Celery spawns a process for each job, and the engine is a child of that.
+"""
+
+import os
+from functools import cache
+from typing import Any
+
+from celery import signals
+
+from service.broker import ENTRY, make_celery
+from service.config import get_settings
+from service.processes import die_with_parent
+from workers import supervisor
+from workers.presence import Presence
+from workers.staging import sweep
+
+app = make_celery(get_settings().broker)
+
+
+@app.task(name=ENTRY)  # type: ignore[untyped-decorator]
+def run_job(job_id: str) -> None:
+    """Make an attempt at a job, if it is to be had."""
+    worker = os.getppid()
+    die_with_parent(worker)
+    supervisor.run(str(job_id), get_settings(), worker_pid=worker)
+
+
+@cache
+def _presence() -> Presence:
+    return Presence(supervisor.worker_name(os.getpid()), get_settings())
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _ready(**_: Any) -> None:
+    scratch = get_settings().scratch
+    scratch.mkdir(parents=True, exist_ok=True)
+    supervisor.drain_file(scratch, os.getpid()).unlink(missing_ok=True)
+    sweep(scratch)
+    _presence().start()
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _shutting_down(**_: Any) -> None:
+    supervisor.drain_file(get_settings().scratch, os.getpid()).touch()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _shutdown(**_: Any) -> None:
+    _presence().stop()
+    supervisor.drain_file(get_settings().scratch, os.getpid()).unlink(missing_ok=True)

@@ -1,0 +1,195 @@
+"""What an engine made becomes artifacts and a model: bytes into storage first, then rows."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.downloads import NETWORK_DIRECTORIES, job_archive
+from service.ids import new_id
+from service.jobs import Claim
+from service.storage import Storage
+from service.storage.tar import TarLayout
+from service.tables import Artifact, Model
+from workers.lease import JobFailed
+from workers.staging import Order
+
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+    ".py": "text/x-python; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+}
+MAX_RESULT_BYTES = 16 << 20
+MAX_FILES = 10_000
+_LONGEST_PATH = 400
+_PIECE = 1 << 20
+
+
+class _Sizes(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    layers: int
+    hidden_size: int
+    attention_heads: list[int]
+    ffn_width: list[int]
+    vocabulary: int
+
+
+class _Network(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    directory: Literal["huggingface", "huggingface_custom", "network"]
+    family: str = Field(max_length=50)
+    architecture: str = Field(max_length=100)
+    task: str | None = Field(max_length=50)
+    parameters: int
+    dtype: str = Field(max_length=20)
+    structure: _Sizes
+    facts: dict[str, Any]
+
+
+class Result(BaseModel):
+    """The engine's `result.json`, as far as the service reads it itself."""
+
+    model_config = ConfigDict(strict=True)
+
+    verdict: list[dict[str, Any]]
+    passed: bool
+    before: dict[str, Any]
+    after: dict[str, Any]
+    model: _Network
+    engine: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is stored when the job is finished; the bytes are in storage already."""
+
+    status: str
+    result: dict[str, Any]
+    model: Model
+    artifacts: list[Artifact]
+
+
+def read_result(folder: Path) -> Result:
+    """The result that the engine left. Raises `JobFailed` when it is missing or malformed."""
+    try:
+        file = folder / "result.json"
+        if file.is_symlink() or file.stat().st_size > MAX_RESULT_BYTES:
+            raise ValueError
+        raw = file.read_bytes()
+        text = json.dumps(json.loads(raw, parse_constant=_refuse), ensure_ascii=False)
+        if b"\\u0000" in raw:
+            raise ValueError
+        return Result.model_validate_json(text.encode())
+    except (OSError, ValueError, RecursionError, ValidationError):
+        raise JobFailed("ENGINE_ERROR", "The engine ended without a complete result.") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def publish(storage: Storage, folder: Path, held: Claim, order: Order, check: Callable[[], None]) -> Publication:
+    """Move everything under `folder/out` into storage and describe it.
+
+    `check` is called between pieces and raises to stop; what is in storage by then lies below `artifact_prefix`.
+    """
+    result = read_result(folder)
+    out = folder / "out"
+    prefix = artifact_prefix(held.job_id, held.token)
+    artifacts = []
+    for path in sorted(_regular_files(out)):
+        name = path.relative_to(out).as_posix()
+        size, digest = path.stat().st_size, _sha256(path, check)
+        storage.put(f"{prefix}/{name}", path)
+        artifacts.append(_artifact(held, name, size, digest, f"{prefix}/{name}"))
+        check()
+    model = _model(storage, held, order, result, artifacts)
+    stored = result.model_dump() | {"model_id": model.id, "archive": _archive(storage, job_archive(artifacts))}
+    return Publication("succeeded" if result.passed else "rejected", stored, model, artifacts)
+
+
+def artifact_prefix(job_id: str, token: int) -> str:
+    """Where an attempt puts its files: the fencing token keeps attempts apart."""
+    return f"artifacts/{job_id}/{token}"
+
+
+def _regular_files(folder: Path) -> Iterator[Path]:
+    found = 0
+    for parent, folders, files in os.walk(folder, followlinks=False):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            mode = path.lstat().st_mode
+            found += 1
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or found > MAX_FILES:
+                raise JobFailed("ENGINE_ERROR", "The engine's output holds something that is not a plain file.")
+            name = path.relative_to(folder).as_posix()
+            if len(name) > _LONGEST_PATH or not name.isprintable():
+                raise JobFailed("ENGINE_ERROR", "The engine's output holds a file whose name cannot be kept.")
+            if stat.S_ISREG(mode):
+                yield path
+
+
+def _sha256(path: Path, check: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            check()
+    return digest.hexdigest()
+
+
+def _artifact(held: Claim, name: str, size: int, digest: str, key: str) -> Artifact:
+    folder, _, _ = name.partition("/")
+    return Artifact(
+        id=new_id("art"),
+        job_id=held.job_id,
+        tenant=held.tenant,
+        path=name,
+        kind="onnx_int8" if name.startswith("onnx/model_int8.") else folder[:40],
+        media_type=MEDIA_TYPES.get(Path(name).suffix, "application/octet-stream"),
+        size=size,
+        sha256=digest,
+        key=key,
+    )
+
+
+def _model(storage: Storage, held: Claim, order: Order, result: Result, artifacts: list[Artifact]) -> Model:
+    directory = result.model.directory
+    assert directory in NETWORK_DIRECTORIES
+    inside = [(a.path.removeprefix(f"{directory}/"), a) for a in artifacts if a.path.startswith(f"{directory}/")]
+    if not inside:
+        raise JobFailed("ENGINE_ERROR", "The engine ended without the model that its result names.")
+    archive = _archive(storage, inside)
+    return Model(
+        id=new_id("mdl"),
+        tenant=held.tenant,
+        name=order.name,
+        state="ready",
+        size=sum(artifact.size for _, artifact in inside),
+        files=[{"path": path, "size": a.size, "sha256": a.sha256} for path, a in inside],
+        prefix=f"{artifact_prefix(held.job_id, held.token)}/{directory}",
+        archive_size=archive["size"],
+        archive_sha256=archive["sha256"],
+        parent_model_id=order.model_id,
+        job_id=held.job_id,
+        metadata_={},
+        **result.model.model_dump(exclude={"directory"}),
+    )
+
+
+def _archive(storage: Storage, files: list[tuple[str, Artifact]]) -> dict[str, Any]:
+    keys = {name: artifact.key for name, artifact in files}
+    layout = TarLayout([(name, artifact.size) for name, artifact in files])
+
+    def opener(name: str) -> BinaryIO:
+        return storage.open(keys[name])
+
+    return {"size": layout.size, "sha256": layout.sha256(opener)}
