@@ -353,9 +353,10 @@ def delete_key(key_id: str) -> Flow[None]:
 def _pull(path: str, out: Path, progress: Progress | None) -> Flow[list[Path]]:
     out.mkdir(parents=True, exist_ok=True)
     archive = yield from _download(path, out / ".download.tar", progress)
-    files = unpack(archive, out)
-    archive.unlink()
-    return files
+    try:
+        return unpack(archive, out)
+    finally:
+        archive.unlink()
 
 
 def _download(path: str, target: Path, progress: Progress | None) -> Flow[Path]:

@@ -3,6 +3,7 @@
 A knob that changes a job's result belongs to its spec, never here.
 """
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -70,3 +71,14 @@ class Settings(BaseSettings):
 def get_settings() -> Settings:
     """The process's settings, read once."""
     return Settings()
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """This process's environment, changed so that a child process reads the same settings."""
+    environment = dict(os.environ)
+    for name in settings.model_fields_set - {"cuda_visible_devices"}:
+        value = getattr(settings, name)
+        if value is not None:
+            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+            environment[f"SECATEUR_{name.upper()}"] = str(plain)
+    return environment

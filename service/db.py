@@ -72,7 +72,7 @@ class Database:
         """
         with self._sessions() as session:
             if read_only:
-                session.connection(execution_options={"read_only": True})
+                session.connection(execution_options={"read_only": True, "postgresql_readonly": True})
             try:
                 yield session
                 session.commit()

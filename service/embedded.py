@@ -50,8 +50,8 @@ class EmbeddedBroker:
         """The broker's URL as Celery takes it."""
         return f"redis+socket://{self.socket}?virtual_host=0"
 
-    def start(self) -> None:
-        """Start the server and wait until it answers. Raises `Unavailable` when it does not."""
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the server and wait until it answers; returns its process. Raises `Unavailable` when it does not."""
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -68,9 +68,11 @@ class EmbeddedBroker:
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(client):
             if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
                 raise Unavailable(f"The embedded broker did not start; see {self.directory / 'valkey.log'}.")
             time.sleep(0.01)
         client.close()
+        return self.process
 
     def stop(self) -> None:
         """Stop the server; what is queued stays in its file."""

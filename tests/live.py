@@ -12,7 +12,9 @@ import httpx
 import psutil
 
 from service.config import Settings
+from service.db import Database
 from service.processes import start, stop
+from service.worker_view import live_workers
 from tests.servers import free_port
 
 START_SECONDS = 60.0
@@ -30,6 +32,7 @@ class LiveService:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.api: subprocess.Popen[bytes] | None = None
         self.worker: subprocess.Popen[bytes] | None = None
+        self.database = Database(settings.database)
         self.client = httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {api_key}"}, timeout=30, trust_env=False
         )
@@ -41,6 +44,7 @@ class LiveService:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.client.close()
+        self.database.dispose()
         for process in (self.worker, self.api):
             if process is not None:
                 kill_tree(process)
@@ -76,11 +80,12 @@ class LiveService:
         """Start a worker process and wait until it has told the database that it is there."""
         self.worker = self._start("worker", "celery", "-A", "workers.app", "worker", "--loglevel", "INFO")
         pid = self.worker.pid
-        self.wait_for(lambda: any(str(pid) in name for name in self.workers()), "the worker")
+        self.wait_for(lambda: any(name.endswith(f":{pid}") for name in self.workers()), "the worker")
 
     def workers(self) -> list[str]:
-        """Names of the workers that the service counts as alive."""
-        return [worker["name"] for worker in self.client.get("/v1/capabilities").json()["workers"]]
+        """Names of the workers that are alive."""
+        with self.database.session_scope(read_only=True) as session:
+            return [worker.name for worker in live_workers(session)]
 
     def alive(self) -> bool:
         """Whether the API answers."""
@@ -94,7 +99,11 @@ class LiveService:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"waited {seconds} s for {what}\n{self.log()}"
+            assert not self._dead(), f"died while waiting for {what}\n{self.log()}"
             time.sleep(0.05)
+
+    def _dead(self) -> bool:
+        return any(process is not None and process.poll() is not None for process in (self.api, self.worker))
 
     def log(self) -> str:
         """The last lines that the processes wrote."""

@@ -118,6 +118,8 @@ class Engine:
             while self._read(0):
                 pass
             stop(self._guard, 0, gently=signal.SIGKILL)
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
             self._selector.close()
             for pipe in self._pipes:
                 pipe.close()

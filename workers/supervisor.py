@@ -23,7 +23,7 @@ from service.storage import Storage, open_storage
 from service.tables import Job
 from workers.lease import DATABASE_AWAY, Halt, JobFailed, Lease, Reason
 from workers.publishing import Publication, artifact_prefix, publish
-from workers.relay import Relay
+from workers.relay import Lines, Relay
 from workers.sandbox import Engine
 from workers.staging import Order, read_order, stage, work_folder
 
@@ -96,7 +96,7 @@ class Supervisor:
     def _claim(self, job_id: str) -> tuple[Claim, Order] | None:
         with self._database.session_scope() as session:
             held = jobs.claim(session, job_id, self._worker, self._settings.lease_seconds)
-            return held and (held, read_order(session, held))
+            return None if held is None else (held, read_order(session, held))
 
     def _attempt(self, held: Claim, order: Order, relay: Relay, lease: Lease) -> None:
         try:
@@ -111,7 +111,8 @@ class Supervisor:
         self._finish(held, relay, publication)
 
     def _run_engine(self, folder: Path, relay: Relay, lease: Lease) -> None:
-        engine = Engine(self._engine_command, folder, self._settings, relay.feed)
+        lines = Lines(relay.feed)
+        engine = Engine(self._engine_command, folder, self._settings, lines.feed)
         grace = self._settings.kill_grace_seconds
         try:
             while engine.pump(_PUMP_SECONDS):
@@ -121,8 +122,8 @@ class Supervisor:
             raise
         finally:
             code = engine.end(grace)
-        if relay.malformed:
-            log.warning("Job %s reported %d malformed lines", lease.held.job_id, relay.malformed)
+        if bad := relay.malformed + lines.too_long:
+            log.warning("Job %s reported %d malformed lines", lease.held.job_id, bad)
         if code != 0:
             log.warning("The engine of job %s ended with %d:\n%s", lease.held.job_id, code, engine.log())
             raise _death(code, relay)
@@ -131,28 +132,24 @@ class Supervisor:
         def finish(session: Session) -> bool:
             return jobs.finish(
                 session, held, publication.status, publication.result, publication.model, publication.artifacts
-            ) or _finished_before(session, held)
+            ) or _has_finished(session, held)
 
-        if self._persist(self._with_reports(held, relay, finish)):
-            self._remove_files(held, upto=held.token - 1)
-        else:
-            self._remove_files(held, upto=held.token)
+        if not self._persist(self._with_reports(held, relay, finish)):
             self._persist(lambda session: jobs.confirm_cancelled(session, held))
+        self._clear_storage(held)
 
     def _failed(self, held: Claim, relay: Relay, failure: JobFailed) -> None:
-        self._remove_files(held, upto=held.token)
         error, most = failure.error(), self._settings.max_attempts
         self._persist(self._with_reports(held, relay, lambda session: jobs.fail(session, held, error, most)))
+        self._clear_storage(held)
 
     def _halted(self, held: Claim, order: Order, reason: Reason) -> None:
         log.info("Job %s stops here: %s", held.job_id, reason)
-        self._remove_files(held, upto=held.token)
-        if reason == "lost":
-            return
         if reason == "draining" and self._persist(lambda session: jobs.give_back(session, held)):
             Broker(self._settings.broker).ring(held.job_id, order.priority)
-        else:
+        elif reason != "lost":
             self._persist(lambda session: jobs.confirm_cancelled(session, held))
+        self._clear_storage(held)
 
     def _with_reports(self, held: Claim, relay: Relay, step: Step) -> Step:
         """`step`, with what the engine reported last stored before it in the same transaction."""
@@ -165,10 +162,14 @@ class Supervisor:
 
         return both
 
-    def _remove_files(self, held: Claim, upto: int) -> None:
-        """Remove what attempts up to a token have put into storage; earlier ones may have died while they did."""
-        for token in range(1, upto + 1):
-            self._storage.delete_prefix(artifact_prefix(held.job_id, token))
+    def _clear_storage(self, held: Claim) -> None:
+        """Remove what was published: by earlier attempts, which may have been killed, and by this one unless it won."""
+        try:
+            finished = self._persist(lambda session: _has_finished(session, held))
+            for token in range(1, held.token if finished else held.token + 1):
+                self._storage.delete_prefix(artifact_prefix(held.job_id, token))
+        except Exception:
+            log.exception("Files of earlier attempts at job %s were left in storage", held.job_id)
 
     def _persist(self, step: Step) -> bool:
         """Run one transaction, again while the database is away; gives up only when this worker has to leave."""
@@ -183,8 +184,8 @@ class Supervisor:
                 time.sleep(_RETRY_SECONDS)
 
 
-def _finished_before(session: Session, held: Claim) -> bool:
-    """Whether this attempt has finished already: a commit can succeed though its answer was lost."""
+def _has_finished(session: Session, held: Claim) -> bool:
+    """Whether this attempt has finished the job: a commit can succeed though its answer was lost."""
     ended = select(Job.id).where(
         Job.id == held.job_id, Job.token == held.token, Job.status.in_(("succeeded", "rejected"))
     )

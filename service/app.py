@@ -1,0 +1,95 @@
+"""The HTTP application: routers, middleware, the one handler for errors, and what lives as long as the process."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+
+from service import openapi, problems
+from service.auth import KeyUse, install_admin_key
+from service.broker import Broker
+from service.config import Settings, get_settings
+from service.db import Database
+from service.deps import Require
+from service.intake.scratch import sweep
+from service.middleware import RequestMiddleware
+from service.observe import Telemetry
+from service.reconciler import Reconciler
+from service.routes import artifacts, datasets, job_records, jobs, keys, models, operations
+from service.storage import open_storage
+
+PUBLIC = frozenset({"/healthz", "/readyz", "/docs"})
+"""Routes without a key; the OpenAPI document, which FastAPI adds itself, is the fourth."""
+
+ROUTERS: tuple[APIRouter, ...] = (
+    models.router,
+    datasets.router,
+    jobs.router,
+    job_records.router,
+    artifacts.router,
+    keys.router,
+    operations.router,
+)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for these settings, by default the environment's."""
+    settings = settings or get_settings()
+    app = FastAPI(
+        title="Secateur",
+        version="1",
+        summary="Prunes, fine-tunes and measures Hugging Face NLP models.",
+        lifespan=_lifespan(settings),
+        redoc_url=None,
+        docs_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.state.settings = settings
+    app.state.telemetry = Telemetry()
+    problems.install(app)
+    app.add_middleware(RequestMiddleware, telemetry=app.state.telemetry)
+    for router in (*ROUTERS, operations.public):
+        _check_locked(router)
+        app.include_router(router)
+    openapi.install(app)
+    return app
+
+
+def _check_locked(router: APIRouter) -> None:
+    for route in router.routes:
+        assert isinstance(route, APIRoute)
+        locked = any(isinstance(need.call, Require) for need in route.dependant.dependencies)
+        if not locked and route.path not in PUBLIC:
+            raise RuntimeError(f"{route.path} asks for no key; add a dependency on require(…)")
+
+
+def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        state = app.state
+        await run_in_threadpool(_open, state, settings)
+        reconciler = Reconciler(settings, state.database, state.broker, state.key_use)
+        reconciler.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(reconciler.stop)
+            state.broker.close()
+            state.database.dispose()
+
+    return lifespan
+
+
+def _open(state: Any, settings: Settings) -> None:
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    sweep(settings.scratch)
+    state.database = Database(settings.database)
+    state.storage = open_storage(settings.storage)
+    state.broker = Broker(settings.broker)
+    state.key_use = KeyUse()
+    if settings.admin_key is not None:
+        with state.database.session_scope() as session:
+            install_admin_key(session, settings.admin_key.get_secret_value())

@@ -1,0 +1,1 @@
+"""The commands of `secateur`, one file per noun."""

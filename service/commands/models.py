@@ -1,0 +1,74 @@
+"""`secateur models`: upload, download and list models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands.connect import connect
+from service.commands.show import AsJson, emit, facts, say, table, transfer
+
+app = typer.Typer(no_args_is_help=True, help="Upload, download and list models.")
+
+FACTS = ("id", "name", "state", "family", "architecture", "task", "parameters", "size", "dtype", "structure",
+         "supported", "parent_model_id", "job_id", "created_at")  # fmt: skip
+
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model, mdl_…")]
+
+
+@app.command()
+def push(
+    folder: Annotated[
+        Path, typer.Argument(help="Hugging Face directory: config.json, *.safetensors, tokenizer files.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Default: the folder's name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a model; prints its id, or the ready model with --json."""
+    with connect() as client, transfer(f"sending {folder}") as progress:
+        model = client.push_model(folder, name, progress=progress)
+    emit(model) if as_json else typer.echo(model["id"])
+
+
+@app.command()
+def pull(
+    model_id: ModelId,
+    out: Annotated[Path, typer.Argument(help="Folder for the files; made when missing.")],
+    as_json: AsJson = False,
+) -> None:
+    """Download a model, verify its digest and unpack it."""
+    with connect() as client, transfer(f"fetching {model_id}") as progress:
+        files = client.pull_model(model_id, out, progress=progress)
+    if as_json:
+        emit({"model_id": model_id, "files": [str(file) for file in files]})
+    else:
+        say(f"{len(files)} files, verified")
+        typer.echo(str(out))
+
+
+@app.command("list")
+def list_(limit: Annotated[int, typer.Option(min=1)] = 20, as_json: AsJson = False) -> None:
+    """List models, newest first."""
+    with connect() as client:
+        models = client.list_models(limit=limit)
+    if as_json:
+        emit(models)
+    else:
+        columns = ("id", "state", "family", "parameters", "created_at", "name")
+        table(columns, ([model[column] for column in columns] for model in models))
+
+
+@app.command()
+def show(model_id: ModelId, as_json: AsJson = False) -> None:
+    """Show one model."""
+    with connect() as client:
+        model = client.show_model(model_id)
+    emit(model) if as_json else facts(model, FACTS)
+
+
+@app.command()
+def delete(model_id: ModelId) -> None:
+    """Delete a model that no job needs."""
+    with connect() as client:
+        client.delete_model(model_id)
+    say(f"{model_id} deleted")

@@ -1,0 +1,224 @@
+"""A model directory from its archive to storage: which folder is the model, whether it fits together, what it is."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from service.errors import Invalid
+from service.ids import new_id
+from service.intake import companions, content, strict_json
+from service.intake.archive import unpack
+from service.intake.config import Config, read_config
+from service.intake.layouts import LAYOUTS, Weights
+from service.intake.limits import Limits
+from service.intake.safetensors import DTYPES, Tensor, check_finite, read_header
+from service.intake.sources import Source
+from service.intake.unpacking import Stored, Unpacked
+from service.storage import Storage
+from service.storage.tar import TarLayout
+from service.tables import Model
+
+_WEIGHTS = "model.safetensors"
+_NO_CONFIG = "The archive has no config.json at its root or in its one top folder."
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A model directory that may be kept: its files in archive order and what they hold."""
+
+    files: dict[str, tuple[Path, Stored]]
+    config: Config
+    tensors: dict[str, Tensor]
+    has_head: bool
+
+    @property
+    def labels(self) -> list[str] | None:
+        """Of the trained head, in the order of their ids; None without one."""
+        return self.config.labels if self.has_head else None
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether text can be turned into tokens with what is here."""
+        names = self.files.keys()
+        return bool({"tokenizer.json", "vocab.txt"} & names) or {"vocab.json", "merges.txt"} <= names
+
+
+def read_model(source: Source, folder: Path, limits: Limits) -> Checked:
+    """Unpack and check an archive; `folder` takes the files. Raises `SecateurError` for whatever we do not take."""
+    unpacked = unpack(source, folder, limits, content.admit)
+    content.check_not_torch(unpacked.names)
+    paths = _select(unpacked)
+    files = {name: (unpacked.folder / path, unpacked.files[path]) for name, path in paths.items()}
+    config = read_config(_small(files["config.json"][0]))
+    tensors, shards = _read_weights(files)
+    config, has_head = _check_fit(config, tensors)
+    _name_weights(files, shards, folder)
+    _rewrite(files, folder, "config.json", config.values)
+    _check_companions(files, folder)
+    return Checked(dict(sorted(files.items())), config, tensors, has_head)
+
+
+def _select(unpacked: Unpacked) -> dict[str, str]:
+    """Path in the archive of each kept file, by its path in the model's folder."""
+    if "config.json" in unpacked.files:
+        root = ""
+    else:
+        tops = {name.partition("/")[0] for name in unpacked.names if "/" in name and not name.startswith("__MACOSX/")}
+        if len(tops) != 1 or f"{min(tops)}/config.json" not in unpacked.files:
+            raise Invalid(_NO_CONFIG, code="CONFIG_MISSING")
+        root = f"{tops.pop()}/"
+    selected = {path.removeprefix(root): path for path in unpacked.files if path.startswith(root)}
+    return {
+        name: path
+        for name, path in selected.items()
+        if name in content.KEPT_FILES or (name.endswith(".safetensors") and "/" not in name)
+    }
+
+
+def _read_weights(files: dict[str, tuple[Path, Stored]]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """All tensors, and the names of each shard's."""
+    shards = sorted(name for name in files if name.endswith(".safetensors"))
+    if not shards:
+        raise Invalid("The archive has no .safetensors file.", code="WEIGHTS_MISSING")
+    if content.INDEX in files:
+        _check_index(_small(files[content.INDEX][0]), shards)
+    tensors: dict[str, Tensor] = {}
+    names: dict[str, list[str]] = {}
+    for shard in shards:
+        with files[shard][0].open("rb") as file:
+            found = read_header(file)
+            check_finite(file, found)
+        if tensors.keys() & found.keys():
+            raise Invalid("Two safetensors files hold the same tensor.", code="SAFETENSORS_REFUSED")
+        tensors.update(found)
+        names[shard] = list(found)
+    return tensors, names
+
+
+def _check_index(data: bytes, shards: list[str]) -> None:
+    """Every shard must be a plain name among the archive's own files: loaders open whatever path stands there."""
+    index = _json(data, content.INDEX)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise Invalid(f"{content.INDEX} has no weight_map from tensors to files.", code="INDEX_REFUSED")
+    if set(weight_map.values()) != set(shards):
+        raise Invalid(
+            f"{content.INDEX} must name exactly the archive's .safetensors files, without folders.",
+            code="INDEX_REFUSED",
+        )
+
+
+def _check_fit(config: Config, tensors: dict[str, Tensor]) -> tuple[Config, bool]:
+    weights = Weights(LAYOUTS[config.family.model_type], tensors)
+    sizes = {
+        "V": config.size("vocab_size"),
+        "P": config.size("max_position_embeddings"),
+        "T": config.token_types,
+        "H": config.size("hidden"),
+        "F": config.size("ffn"),
+    }
+    has_head = config.task is not None and weights.has_head()
+    if has_head and config.labels is None:
+        config = Config(config.family, config.architecture, config.values, ["LABEL_0", "LABEL_1"])
+    weights.check(sizes, config.size("layers"), len(config.labels or ()) if has_head else None)
+    return config, has_head
+
+
+def _name_weights(files: dict[str, tuple[Path, Stored]], shards: dict[str, list[str]], folder: Path) -> None:
+    """One file of weights is stored as model.safetensors; several get an index of our own making."""
+    files.pop(content.INDEX, None)
+    if len(shards) == 1:
+        files[_WEIGHTS] = files.pop(next(iter(shards)))
+        return
+    weight_map = {tensor: shard for shard, tensors in shards.items() for tensor in tensors}
+    size = sum(files[shard][1].size for shard in shards)
+    _rewrite(files, folder, content.INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
+
+
+def _check_companions(files: dict[str, tuple[Path, Stored]], folder: Path) -> None:
+    if "tokenizer_config.json" in files:
+        given = _small(files["tokenizer_config.json"][0])
+        _rewrite(files, folder, "tokenizer_config.json", companions.tokenizer_config(given))
+    for name in content.INERT_FILES | {"special_tokens_map.json"}:
+        if name in files:
+            value = _json(_small(files[name][0]), name)
+            if name == "modules.json":
+                companions.check_modules(value)
+
+
+def _rewrite(files: dict[str, tuple[Path, Stored]], folder: Path, name: str, value: dict[str, Any]) -> None:
+    data = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+    path = folder / f"own.{name}"
+    path.write_bytes(data)
+    files[name] = (path, Stored(len(data), sha256(data).hexdigest()))
+
+
+def _small(path: Path) -> bytes:
+    """A file of a few megabytes at most; a larger one is cut, which its parser then refuses by size."""
+    with path.open("rb") as file:
+        return file.read(companions.MAX_BYTES + 1)
+
+
+def _json(data: bytes, name: str) -> Any:
+    if len(data) > companions.MAX_BYTES:
+        raise Invalid(f"{name} is larger than {companions.MAX_BYTES} bytes.", code="CONFIG_INVALID")
+    try:
+        return strict_json.loads(data)
+    except strict_json.JsonRefused as error:
+        raise Invalid(f"{name} {error}.", code="CONFIG_INVALID") from error
+
+
+def publish(storage: Storage, checked: Checked, *, tenant: str, name: str, metadata: dict[str, str]) -> Model:
+    """Move the files to storage; returns the row, not yet stored. On any error nothing is kept."""
+    model_id = new_id("mdl")
+    prefix = f"models/{model_id}"
+    try:
+        for path, (source, _) in checked.files.items():
+            storage.put(f"{prefix}/{path}", source)
+        layout = TarLayout([(path, stored.size) for path, (_, stored) in checked.files.items()])
+        archive_sha256 = layout.sha256(lambda path: storage.open(f"{prefix}/{path}"))
+    except BaseException:
+        storage.delete_prefix(prefix)
+        raise
+    return Model(
+        id=model_id,
+        tenant=tenant,
+        name=name,
+        state="ready",
+        family=checked.config.family.model_type,
+        architecture=checked.config.architecture,
+        task=checked.config.task,
+        parameters=sum(tensor.elements for tensor in _floats(checked.tensors)),
+        size=sum(stored.size for _, stored in checked.files.values()),
+        dtype=_dtype(checked.tensors),
+        files=[
+            {"path": path, "size": stored.size, "sha256": stored.sha256} for path, (_, stored) in checked.files.items()
+        ],
+        structure=checked.config.structure(),
+        facts={
+            "labels": checked.labels,
+            "max_length": checked.config.max_length(),
+            "has_head": checked.has_head,
+            "has_tokenizer": checked.has_tokenizer,
+            "uniform": True,
+        },
+        prefix=prefix,
+        archive_size=layout.size,
+        archive_sha256=archive_sha256,
+        metadata_=metadata,
+    )
+
+
+def _floats(tensors: dict[str, Tensor]) -> list[Tensor]:
+    return [tensor for tensor in tensors.values() if DTYPES[tensor.dtype].infinite is not None]
+
+
+def _dtype(tensors: dict[str, Tensor]) -> str:
+    """The element type of most parameters."""
+    counts: Counter[str] = Counter()
+    for tensor in _floats(tensors):
+        counts[tensor.dtype] += tensor.elements
+    return DTYPES[counts.most_common(1)[0][0]].name

@@ -1,0 +1,157 @@
+"""Where members of an archive end up: a folder that takes regular files only and counts every byte."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from service.errors import Invalid
+from service.intake.limits import MAX_ENTRIES, MAX_RATIO, RATIO_FREE_BYTES, Limits, no_space
+from service.intake.names import member_name, shown
+
+Admit = Callable[[str, bytes], bool]
+"""Given a member's name and the start of its content: whether to keep it. Raises to refuse the whole upload."""
+
+HEAD = 64 << 10
+_DISK_CHECK = 64 << 20
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file that was written: bytes and hex SHA-256."""
+
+    size: int
+    sha256: str
+
+
+class Unpacked:
+    """A folder being filled. `files` are the kept ones, `names` every member's, both in archive order."""
+
+    def __init__(self, folder: Path, limits: Limits, admit: Admit, packed: Callable[[], int]) -> None:
+        """`packed` tells how many bytes of the archive were read so far."""
+        self.folder = folder
+        self.files: dict[str, Stored] = {}
+        self.names: list[str] = []
+        self._limits, self._admit, self._packed = limits, admit, packed
+        self._kinds: dict[str, str] = {}
+        self._entries = self._bytes = 0
+        self._next_check = _DISK_CHECK
+
+    def add_folder(self, raw_name: str) -> None:
+        """A directory entry: checked and counted, but folders are made only for files that are kept."""
+        self._count_entry()
+        name = member_name(raw_name)
+        if name:
+            self._claim(name, "folder")
+
+    def add_file(self, raw_name: str, size: int, content: Iterator[bytes]) -> None:
+        """A regular file of `size` bytes, as the archive declares; reads all of `content`."""
+        self._count_entry()
+        name = member_name(raw_name)
+        self._claim(name, "file")
+        if self._bytes + size > self._limits.total:
+            raise self._limits.refusal()
+        self.names.append(name)
+        counted = self._counted(content)
+        head, rest = _split(counted)
+        if self._admit(name, head):
+            self.files[name] = self._write(name, chain((head,), rest))
+        else:
+            for _ in rest:
+                pass
+
+    def _count_entry(self) -> None:
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise Invalid(f"An archive has at most {MAX_ENTRIES} entries.", code="ARCHIVE_TOO_MANY_ENTRIES")
+
+    def _claim(self, name: str, kind: str) -> None:
+        """Two members may not share a name, even in another case: on other file systems one would hide the other."""
+        folded = name.casefold()
+        parents = [folded[:at] for at, character in enumerate(folded) if character == "/"]
+        if any(self._kinds.setdefault(parent, "folder") != "folder" for parent in parents):
+            raise _duplicate(name)
+        known = self._kinds.get(folded)
+        if known and not known == kind == "folder":
+            raise _duplicate(name)
+        self._kinds[folded] = kind
+
+    def _counted(self, content: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in content:
+            self._bytes += len(piece)
+            if self._bytes > self._limits.total:
+                raise self._limits.refusal()
+            if self._bytes > RATIO_FREE_BYTES and self._bytes > MAX_RATIO * max(1, self._packed()):
+                raise Invalid(
+                    f"The archive unpacks to more than {MAX_RATIO} times its size.", code="ARCHIVE_RATIO_REFUSED"
+                )
+            if self._bytes > self._next_check:
+                self._limits.check_disk()
+                self._next_check = self._bytes + _DISK_CHECK
+            yield piece
+
+    def _write(self, name: str, content: Iterator[bytes]) -> Stored:
+        *folders, base = name.split("/")
+        try:
+            descriptor = _open_folder(self.folder, folders)
+            try:
+                return _write_file(descriptor, base, content)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise no_space() from error
+            raise
+
+
+def _split(content: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    head = bytearray()
+    for piece in content:
+        head += piece
+        if len(head) >= HEAD:
+            break
+    return bytes(head), content
+
+
+def _open_folder(root: Path, parts: list[str]) -> int:
+    """A descriptor of a folder below `root`, made where it is missing; no link is followed on the way."""
+    descriptor = os.open(root, _FOLDER)
+    for part in parts:
+        try:
+            if not _exists(part, descriptor):
+                os.mkdir(part, 0o700, dir_fd=descriptor)
+            below = os.open(part, _FOLDER, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = below
+    return descriptor
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_file(folder: int, name: str, content: Iterator[bytes]) -> Stored:
+    digest = hashlib.sha256()
+    size = 0
+    with os.fdopen(os.open(name, _NEW_FILE, 0o600, dir_fd=folder), "wb", buffering=0) as file:
+        for piece in content:
+            digest.update(piece)
+            size += len(piece)
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[file.write(rest) :]
+    return Stored(size, digest.hexdigest())
+
+
+def _duplicate(name: str) -> Invalid:
+    return Invalid(f"The archive has {shown(name)} twice, apart from case.", code="ARCHIVE_DUPLICATE")

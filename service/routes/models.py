@@ -1,0 +1,283 @@
+"""Models: uploaded as archives, listed, shown, downloaded by file or whole, deleted."""
+
+import functools
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.catalog import FAMILIES
+from service.db import on_commit
+from service.deps import DatabaseDep, Reader, SessionDep, SettingsDep, StorageDep, Writer
+from service.errors import Conflict, Invalid, NotFound
+from service.intake import fields
+from service.intake.archive import MEDIA_TYPES, check_media_type
+from service.intake.body import Pipe, check_digest, receive, wanted_digest
+from service.intake.limits import Limits, limits_of
+from service.intake.models import Checked, publish, read_model
+from service.intake.multipart import Multipart
+from service.intake.scratch import upload_folder
+from service.paging import Cursor, Limit, newest_first
+from service.problems import responses
+from service.routes.artifacts import reader
+from service.routes.creation import create, remove_bytes
+from service.schemas import Page, StructureView
+from service.specs import CRITERIA_OF
+from service.states import FINAL
+from service.storage.serve import serve
+from service.storage.tar import TarLayout
+from service.tables import Job, Model, utc_now
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+class FileView(BaseModel):
+    """One file of a model."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Supported(BaseModel):
+    """What a job can do with the model."""
+
+    structures: list[str]
+    criteria: list[str]
+    exports: list[str]
+
+
+class ModelView(BaseModel):
+    """A model."""
+
+    id: str
+    object: str = "model"
+    name: str
+    state: str = Field(description="uploading, ready or invalid")
+    family: str
+    architecture: str
+    task: str | None
+    parameters: int
+    size: int = Field(description="bytes of all files")
+    dtype: str
+    files: list[FileView]
+    structure: StructureView
+    supported: Supported
+    parent_model_id: str | None
+    job_id: str | None
+    metadata: dict[str, str]
+    created_at: datetime
+
+
+def show(model: Model) -> ModelView:
+    """A row as clients see it."""
+    family = FAMILIES[model.family]
+    return ModelView(
+        id=model.id,
+        name=model.name,
+        state=model.state,
+        family=model.family,
+        architecture=model.architecture,
+        task=model.task,
+        parameters=model.parameters,
+        size=model.size,
+        dtype=model.dtype,
+        files=model.files,
+        structure=StructureView(**model.structure),
+        supported=Supported(
+            structures=list(family.structures),
+            criteria=sorted({kind for structure in family.structures for kind in CRITERIA_OF[structure]}),
+            exports=[name for name in family.exports if model.facts["uniform"] or name != "huggingface"],
+        ),
+        parent_model_id=model.parent_model_id,
+        job_id=model.job_id,
+        metadata=model.metadata_,
+        created_at=model.created_at,
+    )
+
+
+def find_model(session: Session, tenant: str, model_id: str, *, for_update: bool = False) -> Model:
+    """A tenant's model. Raises `NotFound`, the same for a foreign id and an unknown one.
+
+    With `for_update` the row is locked: a job that is being created for it waits, or is waited for.
+    """
+    query = select(Model).where(Model.id == model_id, Model.tenant == tenant, Model.deleted_at.is_(None))
+    model = session.scalar(query.with_for_update() if for_update else query)
+    if model is None:
+        raise NotFound("There is no such model.")
+    return model
+
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in sorted(MEDIA_TYPES)},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary", "description": "the archive"},
+                        "name": {"type": "string", "minLength": 1, "maxLength": 200},
+                        "metadata": {"type": "string", "description": "a JSON object of at most 16 short strings"},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=ModelView,
+    responses=responses(400, 409, 413, 415, 422, 507),
+    summary="Upload a model as an archive",
+    openapi_extra=_BODY,
+)
+async def upload_model(
+    request: Request,
+    principal: Writer,
+    database: DatabaseDep,
+    settings: SettingsDep,
+    storage: StorageDep,
+    name: Annotated[str | None, Query(description="default: model", max_length=200)] = None,
+) -> Response:
+    """A zip or a tar (plain, gzip or zstd) of a Hugging Face directory, raw or as the part `file` of a form.
+
+    The body is unpacked and hashed as it arrives. A refused upload leaves nothing behind.
+    """
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == "application/json":
+        raise Invalid("Manifests are not available in this version; send an archive.", code="NOT_AVAILABLE")
+    is_form = media_type == "multipart/form-data"
+    if not is_form:
+        check_media_type(media_type)
+    wanted = wanted_digest(request.headers.get("repr-digest"))
+    limits = limits_of(settings, "model")
+    given = {} if name is None else {"name": fields.name(name)}
+
+    def store(pipe: Pipe) -> Response:
+        with upload_folder(settings.scratch) as folder:
+            if is_form:
+                upload = _read_form(Multipart(pipe, content_type), folder, limits, given)
+            else:
+                upload = _Upload(read_model(pipe, folder, limits), "", given)
+            check_digest(pipe, wanted)
+            row = publish(
+                storage,
+                upload.checked,
+                tenant=principal.tenant,
+                name=upload.fields.get("name", "model"),
+                metadata=fields.metadata(upload.fields.get("metadata", "{}")),
+            )
+            return create(database, storage, principal, request, upload.sha256 or pipe.sha256(), row, show)
+
+    return await receive(request, limits, store)
+
+
+@dataclass(frozen=True)
+class _Upload:
+    """What a body held; `sha256` is of a form's parts, empty for a raw body."""
+
+    checked: Checked
+    sha256: str
+    fields: dict[str, str]
+
+
+def _read_form(form: Multipart, folder: Path, limits: Limits, given: dict[str, str]) -> _Upload:
+    checked = None
+    found = dict(given)
+    for part in form:
+        if part.name == "file":
+            checked = read_model(part, folder, limits)
+        elif part.name == "name":
+            found["name"] = fields.name(part.text())
+        elif part.name == "metadata":
+            found["metadata"] = part.text()
+        else:
+            raise fields.unknown_part("file, name and metadata")
+    if checked is None:
+        raise Invalid("The form has no part named file.", code="FILE_MISSING")
+    return _Upload(checked, form.sha256(), found)
+
+
+@router.get("", response_model=Page[ModelView], responses=responses(422), summary="List models, newest first")
+def list_models(principal: Reader, session: SessionDep, limit: Limit = 20, cursor: Cursor = None) -> Page[ModelView]:
+    """The tenant's models."""
+    query = select(Model).where(Model.tenant == principal.tenant, Model.deleted_at.is_(None))
+    rows, following = newest_first(session, query, Model.id, limit, cursor)
+    return Page[ModelView](data=[show(row) for row in rows], next_cursor=following)
+
+
+@router.get("/{model_id}", response_model=ModelView, responses=responses(404), summary="Show a model")
+def get_model(model_id: str, principal: Reader, session: SessionDep) -> ModelView:
+    """One model."""
+    return show(find_model(session, principal.tenant, model_id))
+
+
+@router.delete("/{model_id}", status_code=204, responses=responses(404, 409), summary="Delete a model")
+def delete_model(model_id: str, principal: Writer, session: SessionDep, storage: StorageDep) -> None:
+    """Deletes a model that no unfinished job needs. A model that a job made keeps its bytes as the job's artifacts."""
+    model = find_model(session, principal.tenant, model_id, for_update=True)
+    needed = select(Job.id).where(Job.model_id == model_id, Job.status.not_in(FINAL)).limit(1)
+    if session.scalar(needed) is not None:
+        raise Conflict("A job that has not finished needs this model; cancel it first.", code="MODEL_IN_USE")
+    model.deleted_at = utc_now()
+    if model.job_id is None:
+        on_commit(session, functools.partial(remove_bytes, storage, model.prefix))
+
+
+_DOWNLOAD: dict[str, Any] = {
+    "response_class": Response,
+    "responses": {**responses(404, 416), 206: {"description": "the range asked for"}},
+}
+
+
+@router.head("/{model_id}/files/{path:path}", summary="Ask for a file's size and digest", **_DOWNLOAD)
+@router.get("/{model_id}/files/{path:path}", summary="Download one file of a model", **_DOWNLOAD)
+def get_file(
+    model_id: str, path: str, request: Request, principal: Reader, session: SessionDep, storage: StorageDep
+) -> Response:
+    """`Range` and `If-Range` resume a download; the strong ETag is the sha256 of the bytes."""
+    model = find_model(session, principal.tenant, model_id)
+    file = next((file for file in model.files if file["path"] == path), None)
+    if file is None:
+        raise NotFound("The model has no such file.")
+    return serve(
+        request,
+        size=file["size"],
+        sha256=file["sha256"],
+        media_type="application/octet-stream",
+        filename=PurePosixPath(file["path"]).name,
+        read=reader(storage, f"{model.prefix}/{file['path']}"),
+    )
+
+
+@router.head("/{model_id}/archive", summary="Ask for an archive's size and digest", **_DOWNLOAD)
+@router.get("/{model_id}/archive", summary="Download a model as a tar archive", **_DOWNLOAD)
+def get_archive(
+    model_id: str, request: Request, principal: Reader, session: SessionDep, storage: StorageDep
+) -> Response:
+    """All files as one tar; `Range` and `If-Range` resume a download, the strong ETag is the sha256 of the archive."""
+    model = find_model(session, principal.tenant, model_id)
+    layout = TarLayout([(file["path"], file["size"]) for file in model.files])
+    prefix = model.prefix
+    for file in model.files:
+        storage.size(f"{prefix}/{file['path']}")  # a missing file shows now, not in the middle of the answer
+    return serve(
+        request,
+        size=model.archive_size,
+        sha256=model.archive_sha256,
+        media_type="application/x-tar",
+        filename=f"{model.id}.tar",
+        read=lambda start, length: layout.read(start, length, lambda name: storage.open(f"{prefix}/{name}")),
+    )

@@ -1,0 +1,141 @@
+"""How the service is doing and what it can do."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.catalog import FAMILIES
+from service.config import Settings
+from service.db import Database
+from service.deps import BrokerDep, DatabaseDep, Reader, SessionDep, SettingsDep, StorageDep
+from service.errors import SecateurError, Unavailable
+from service.ids import new_id
+from service.paging import LARGEST
+from service.problems import Problem, responses
+from service.routes.jobs import LONGEST_WAIT
+from service.schemas import Alive, Capabilities, FamilyView, Limits, Readiness, StructureSupport, WorkerView
+from service.specs import CRITERIA_OF, QUALITY_METRICS
+from service.storage import Storage
+from service.tables import Worker
+from service.worker_view import live_workers
+
+router = APIRouter(tags=["operations"])
+public = APIRouter(tags=["operations"])
+
+_PATTERNS = {"weights": ["unstructured", "2:4"]}
+_WEAK_SANDBOXES = frozenset({"none", "process"})
+"""Levels that keep a job's death from the worker, but not its engine from the machine."""
+
+
+@public.get("/healthz", summary="Whether the process answers", response_model=Alive)
+def healthz() -> Alive:
+    """Looks at nothing else: a failing database must not make an orchestrator restart the API."""
+    return Alive()
+
+
+@public.get(
+    "/readyz",
+    summary="Whether the service can do its work",
+    response_model=Readiness,
+    responses={503: {"model": Problem, "description": "problem document naming what is missing"}},
+)
+def readyz(settings: SettingsDep, database: DatabaseDep, broker: BrokerDep, storage: StorageDep) -> Readiness:
+    """Database, broker, storage and a live worker; the sandbox level is told, never a reason for 503."""
+    workers = _workers(database)
+    checks = {
+        "database": workers is not None,
+        "broker": broker.ping(),
+        "storage": _holds(lambda: _write_probe(storage, settings), OSError, SecateurError),
+        "worker": bool(workers),
+    }
+    if missing := [name for name, fine in checks.items() if not fine]:
+        names = ", ".join(missing)
+        raise Unavailable(
+            f"Not ready; missing: {names}.", code="NOT_READY", headers={"Retry-After": "5"}, extra={"missing": names}
+        )
+    levels = sorted({worker.sandbox for worker in workers or ()})
+    weak = _WEAK_SANDBOXES.intersection(levels)
+    warnings = ["Engines run in processes of their own, but without a sandbox."] if weak else []
+    return Readiness(checks=checks, sandbox=levels, warnings=warnings)
+
+
+def _workers(database: Database) -> list[Worker] | None:
+    """Live workers; None where the database cannot say."""
+    try:
+        with database.session_scope(read_only=True) as session:
+            session.execute(text("SELECT 1"))
+            return live_workers(session)
+    except SQLAlchemyError:
+        return None
+
+
+def _holds(check: Callable[[], None], *failures: type[Exception]) -> bool:
+    try:
+        check()
+    except failures:
+        return False
+    return True
+
+
+def _write_probe(storage: Storage, settings: Settings) -> None:
+    key = f"probe/{new_id('prb')}"
+    with tempfile.NamedTemporaryFile(dir=settings.scratch, delete=False) as probe:
+        probe.write(b"probe")
+    try:
+        storage.put(f"{key}/file", Path(probe.name))
+    finally:
+        Path(probe.name).unlink(missing_ok=True)
+        storage.delete_prefix(key)
+
+
+@router.get("/metrics", summary="Counters for Prometheus", response_class=Response, responses=responses())
+def metrics(principal: Reader, session: SessionDep, request: Request) -> Response:
+    """Text exposition format; counters are of this process, the numbers of jobs of the whole service."""
+    return Response(request.app.state.telemetry.render(session), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/v1/capabilities", summary="What this service can do", response_model=Capabilities, responses=responses())
+def capabilities(principal: Reader, session: SessionDep, settings: SettingsDep, storage: StorageDep) -> Any:
+    """Families, structures and criteria, exports, limits, and the workers that are alive with their devices."""
+    return Capabilities(
+        families=[
+            FamilyView(
+                name=name,
+                architectures=list(family.tasks),
+                structures=list(family.structures),
+                exports=list(family.exports),
+            )
+            for name, family in FAMILIES.items()
+        ],
+        tasks=list(QUALITY_METRICS),
+        structures=[
+            StructureSupport(name=name, criteria=sorted(criteria), patterns=_PATTERNS.get(name, []))
+            for name, criteria in CRITERIA_OF.items()
+        ],
+        exports=sorted({export for family in FAMILIES.values() for export in family.exports}),
+        metrics={task: list(names) for task, names in QUALITY_METRICS.items()},
+        limits=Limits(
+            json_body=settings.max_json_bytes,
+            upload=_largest_upload(settings, storage),
+            page=LARGEST,
+            wait_seconds=LONGEST_WAIT,
+            attempts=settings.max_attempts,
+        ),
+        workers=[
+            WorkerView(name=worker.name, devices=worker.devices, sandbox=worker.sandbox, started_at=worker.started_at)
+            for worker in live_workers(session)
+        ],
+    )
+
+
+def _largest_upload(settings: Settings, storage: Storage) -> int | None:
+    if settings.max_upload_bytes is not None:
+        return settings.max_upload_bytes
+    free = storage.free_bytes()
+    return None if free is None else max(0, free - settings.disk_reserve_bytes)

@@ -1,0 +1,116 @@
+"""An engine that does what the job's metadata says: `python fake_engine.py WORK_DIR --report-fd N`, without torch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+folder = Path(sys.argv[1])
+report = os.fdopen(int(sys.argv[3]), "w")
+order = json.loads((folder / "order.json").read_text())
+metadata: dict[str, str] = order["configuration"]["metadata"]
+
+
+def tell(**line: Any) -> None:
+    report.write(json.dumps(line) + "\n")
+    report.flush()
+
+
+def succeed(passed: bool = True) -> None:
+    model = folder / "out/huggingface"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes((folder / "in/model/model.safetensors").read_bytes())
+    (folder / "out/onnx").mkdir()
+    (folder / "out/onnx/model.onnx").write_bytes(b"graph")
+    (folder / "out/onnx/model_int8.onnx").write_bytes(b"small graph")
+    (folder / "out/report").mkdir()
+    (folder / "out/report/report.html").write_text("<p>report</p>")
+    structure = {
+        "layers": 2,
+        "hidden_size": 32,
+        "attention_heads": [4, 4],
+        "ffn_width": [24, 24],
+        "vocabulary": 120,
+    }
+    result = {
+        "verdict": [],
+        "passed": passed,
+        "before": {"parameters": 2},
+        "after": {"parameters": 1},
+        "model": {
+            "directory": "huggingface",
+            "family": "bert",
+            "architecture": "BertForSequenceClassification",
+            "task": "text-classification",
+            "parameters": 1,
+            "dtype": "float32",
+            "structure": structure,
+            "facts": {"labels": ["a", "b"], "max_length": 38, "has_head": True, "has_tokenizer": True, "uniform": True},
+        },
+        "engine": {"device": "cpu", "peak_memory": 1, "seconds": {}, "versions": {}},
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def hang() -> None:
+    Path(metadata["started"]).write_text(str(os.getpid()))
+    while True:
+        time.sleep(60)
+
+
+def behave(behaviour: str) -> None:
+    match behaviour:
+        case "succeed":
+            succeed()
+        case "reject":
+            succeed(passed=False)
+        case "hang":
+            hang()
+        case "ignore_sigterm":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            hang()
+        case "hang_with_child":
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            Path(metadata["child"]).write_text(str(child.pid))
+            hang()
+        case "die":
+            os.kill(os.getpid(), int(metadata["signal"]))
+        case "exit":
+            sys.exit(3)
+        case "say_why":
+            tell(type="error", code="GPU_OUT_OF_MEMORY", message="lower batch_size", blame="user", retryable=False)
+            sys.exit(1)
+        case "no_result":
+            pass
+        case "bad_result":
+            (folder / "result.json").write_text('{"passed": NaN}')
+        case "link":
+            succeed()
+            (folder / "out/report/passwd").symlink_to("/etc/passwd")
+        case "environment":
+            (folder / "out/report").mkdir()
+            Path(metadata["started"]).write_text(json.dumps(dict(os.environ)))
+        case "wait":
+            Path(metadata["started"]).write_text(str(os.getpid()))
+            while not Path(metadata["go"]).exists():
+                time.sleep(0.02)
+            succeed()
+
+
+tell(type="phase", phase="finetuning")
+tell(type="progress", fraction=0.5, step=5, total_steps=10, seconds_remaining=1.5)
+tell(type="metric", name="finetuning/loss", step=1, value=0.5)
+tell(type="metric", name="finetuning/loss", step=1, value=0.25)
+tell(type="metric", name="finetuning/loss", step=2, value=None)
+tell(type="event", event="pruning.cut", level="info", message="Cut.", data={"heads": 2})
+tell(type="event", event="job.succeeded", level="info", message="A lie.", data={})
+tell(type="warning", code="INPUT_TRUNCATED", message="3 rows were cut.")
+report.write("not JSON\n" + "x" * 100_000 + "\n")
+report.flush()
+print("on the log")
+behave(metadata["behaviour"])
