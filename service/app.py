@@ -51,9 +51,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.telemetry = Telemetry()
     problems.install(app)
     app.add_middleware(RequestMiddleware, telemetry=app.state.telemetry)
+    app.state.routes = []
     for router in (*ROUTERS, operations.public):
         _check_locked(router)
         app.include_router(router)
+        app.state.routes += router.routes
     openapi.install(app)
     return app
 

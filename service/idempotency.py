@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from fastapi import Request, Response
-from sqlalchemy import CursorResult, delete, text, update
+from sqlalchemy import delete, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -100,10 +100,9 @@ def _reserve(session: Session, identity: tuple[str, str, str], digest: str) -> b
     if on_postgresql:
         session.execute(text("SET LOCAL lock_timeout = '5s'"))
     try:
-        result = session.execute(insert(IdempotencyRecord).values(values).on_conflict_do_nothing())
+        reserve = insert(IdempotencyRecord).values(values).on_conflict_do_nothing()
+        return session.scalar(reserve.returning(IdempotencyRecord.key)) is not None
     except OperationalError as error:
         if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             raise Conflict("The first request with this key is still running.", code="IDEMPOTENCY_IN_FLIGHT") from error
         raise
-    assert isinstance(result, CursorResult)
-    return result.rowcount == 1

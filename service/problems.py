@@ -3,11 +3,12 @@
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 _MAX_ERRORS = 50
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}")
+_SCHEMA = {"$ref": "#/components/schemas/Problem"}
 _BY_STATUS = {
     400: ("BAD_REQUEST", "Bad request", "The request is malformed."),
     404: ("NOT_FOUND", "Not found", "There is nothing at this address; /docs lists the routes."),
@@ -54,7 +56,7 @@ class Problem(BaseModel):
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problem answers of one route for the OpenAPI document; 401, 403, 500 and 503 are always among them."""
     return {
-        status: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": "problem document"}
+        status: {"content": {MEDIA_TYPE: {"schema": _SCHEMA}}, "description": "problem document"}
         for status in sorted({401, 403, 500, 503, *statuses})
     }
 
@@ -154,9 +156,17 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     unknown = (f"HTTP_{error.status_code}", "Error", "The request cannot be answered.")
     code, title, detail = _BY_STATUS.get(error.status_code, unknown)
-    ours = SecateurError(detail, code=code, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:  # the router knows only the first route that matched
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    ours = SecateurError(detail, code=code, headers=headers)
     ours.status, ours.title = error.status_code, title
     return problem(ours, _request_id(request))
+
+
+def _methods(request: Request) -> set[str]:
+    routes: Iterable[APIRoute] = request.app.state.routes
+    return {method for route in routes if route.path_regex.match(request.url.path) for method in route.methods}
 
 
 async def _on_database_away(request: Request, error: Exception) -> Response:

@@ -17,7 +17,7 @@ from service.deps import BrokerDep, DatabaseDep, Reader, SessionDep, SettingsDep
 from service.errors import SecateurError, Unavailable
 from service.ids import new_id
 from service.paging import LARGEST
-from service.problems import Problem, responses
+from service.problems import responses
 from service.routes.jobs import LONGEST_WAIT
 from service.schemas import Alive, Capabilities, FamilyView, Limits, Readiness, StructureSupport, WorkerView
 from service.specs import CRITERIA_OF, QUALITY_METRICS
@@ -43,7 +43,7 @@ def healthz() -> Alive:
     "/readyz",
     summary="Whether the service can do its work",
     response_model=Readiness,
-    responses={503: {"model": Problem, "description": "problem document naming what is missing"}},
+    responses={503: responses()[503]},
 )
 def readyz(settings: SettingsDep, database: DatabaseDep, broker: BrokerDep, storage: StorageDep) -> Readiness:
     """Database, broker, storage and a live worker; the sandbox level is told, never a reason for 503."""

@@ -1,5 +1,6 @@
 """Storage in a folder of this machine."""
 
+import contextlib
 import errno
 import os
 import re
@@ -10,6 +11,7 @@ from typing import BinaryIO
 
 from service.errors import InsufficientStorage
 
+_UNFINISHED = ".unfinished"
 _KEY = re.compile(r"[^/\x00]+(/[^/\x00]+)*")
 
 
@@ -33,7 +35,7 @@ class LocalStorage:
         """Move a finished file in, through a copy beside its place where `source` is on another file system."""
         path = self._path(key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(path.parent)
             try:
                 _sync(source)
                 source.replace(path)
@@ -47,8 +49,15 @@ class LocalStorage:
                 raise InsufficientStorage("The service's storage is full; nothing was kept.") from error
             raise
 
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder whose own entry survives a crash, too."""
+        if not folder.is_dir():
+            self._make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
+            _sync(folder.parent)
+
     def _copy(self, source: Path, path: Path) -> None:
-        unfinished = path.with_name(f".{path.name}.unfinished")
+        unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
         try:
             shutil.copyfile(source, unfinished)
             _sync(unfinished)
@@ -74,15 +83,16 @@ class LocalStorage:
     def delete_prefix(self, prefix: str) -> None:
         """Remove a folder of files, or one file."""
         path = self._path(prefix.rstrip("/"))
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process deletes the same
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def list(self, prefix: str) -> Iterator[str]:
         """Keys below a folder, in order."""
         for path in sorted(self._path(prefix.rstrip("/")).rglob("*")):
-            if path.is_file():
+            if path.is_file() and path.suffix != _UNFINISHED:
                 yield path.relative_to(self.root).as_posix()
 
     def free_bytes(self) -> int | None:

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from service.errors import RangeNotSatisfiable
 
 Reader = Callable[[int, int], Iterator[bytes]]
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 def serve(
@@ -38,23 +38,29 @@ def serve(
         "Content-Security-Policy": "sandbox; default-src 'none'",
         **(extra or {}),
     }
-    if etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")]:
+    if _is_known(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
-    start, length = _wanted(request, etag, size)
-    if length < size or (start, length) != (0, size):
+    wanted = _wanted(request, etag, size)
+    start, length = wanted or (0, size)
+    if wanted:
         headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
     headers["Content-Length"] = str(length)
-    status = 206 if "Content-Range" in headers else 200
+    status = 206 if wanted else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     return StreamingResponse(read(start, length), status, headers, media_type)
 
 
-def _wanted(request: Request, etag: str, size: int) -> tuple[int, int]:
-    """Start and length; a header that is malformed, or has several ranges, asks for everything."""
+def _is_known(if_none_match: str, etag: str) -> bool:
+    tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+    return "*" in tags or etag in tags
+
+
+def _wanted(request: Request, etag: str, size: int) -> tuple[int, int] | None:
+    """Start and length; None, for everything, when the header is malformed, outdated or has several ranges."""
     match = _RANGE.fullmatch(request.headers.get("range", "").strip())
     if match is None or match[1] == match[2] == "" or request.headers.get("if-range", etag) != etag:
-        return 0, size
+        return None
     first, last = match[1], match[2]
     if first == "":
         length = min(int(last), size)
@@ -62,7 +68,7 @@ def _wanted(request: Request, etag: str, size: int) -> tuple[int, int]:
     else:
         start = int(first)
         if last and int(last) < start:
-            return 0, size
+            return None
         length = min(int(last) if last else size - 1, size - 1) - start + 1
     if length <= 0:
         raise RangeNotSatisfiable("The range lies outside the file.", headers={"Content-Range": f"bytes */{size}"})
@@ -72,4 +78,4 @@ def _wanted(request: Request, etag: str, size: int) -> tuple[int, int]:
 def disposition(filename: str) -> str:
     """A Content-Disposition that no name can break out of (RFC 6266)."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", filename)[:150]
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename[:150], safe='')}"
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename[:150], safe='', errors='replace')}"

@@ -21,7 +21,6 @@ RETRYABLE = {"code": "OUT_OF_MEMORY", "message": "m", "blame": "transient", "ret
 FATAL = {"code": "BAD_DATA", "message": "m", "blame": "user", "retryable": False}
 
 
-
 def _do(database: Database, step: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     with database.session_scope() as session:
         return step(session, *arguments, **named)

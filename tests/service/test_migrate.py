@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from alembic.util import CommandError
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import inspect
 
 from service.db import make_engine

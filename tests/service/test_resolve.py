@@ -70,7 +70,13 @@ CASES: list[tuple[str, str, dict[str, Any], Model, Dataset | None]] = [
     ("EXPORT_NOT_EXPRESSIBLE", "/exports/0", {}, a_model(facts={"uniform": False}), None),
     ("TOO_LONG", "/max_length", {"max_length": 129}, a_model(), None),
     ("TOO_LONG", "/benchmark/sequence_length", {"benchmark": {"sequence_length": 129}}, a_model(), None),
-    ("BENCHMARK_REQUIRED", "/acceptance/0", {"acceptance": [{"metric": "latency", "min_speedup": 1.0, "runtime": "torch"}]}, a_model(), None),
+    (
+        "BENCHMARK_REQUIRED",
+        "/acceptance/0",
+        {"acceptance": [{"metric": "latency", "min_speedup": 1.0, "runtime": "torch"}]},
+        a_model(),
+        None,
+    ),
     (
         "BATCH_SIZE_NOT_MEASURED",
         "/acceptance/0/batch_size",

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
-import psutil
 import pytest
 from sqlalchemy import select
 
@@ -18,19 +17,12 @@ from service.db import Database, db_epoch
 from service.storage import open_storage
 from service.tables import Artifact, Attempt, Event, Job, MetricPoint, Model
 from tests.databases import on_databases
+from tests.processes import gone, wait_for
 from tests.workers.conftest import WEIGHTS, MakeJob, Run, read_job
 from workers import supervisor
 from workers.supervisor import drain_file
 
 Aside = Callable[[str], Thread]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def stored(settings: Settings, job_id: str) -> list[str]:
@@ -159,18 +151,10 @@ def test_cancelling_stops_the_engine_and_its_children(
         jobs.cancel(session, session.get_one(Job, job_id))
     thread.join()
     assert read_job(database, job_id).status == "cancelled"
-    assert not psutil.pid_exists(int(started.read_text()))
+    assert gone(int(started.read_text()))
     if behaviour == "hang_with_child":
-        wait_for(lambda: _gone(int(child.read_text())))
+        wait_for(lambda: gone(int(child.read_text())))
     assert stored(settings, job_id) == []
-
-
-def _gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has reaped yet has."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_a_timeout_fails_the_job(database: Database, make_job: MakeJob, run: Run, tmp_path: Path) -> None:
@@ -211,7 +195,7 @@ def test_a_worker_that_lost_its_lease_changes_nothing(
     job = read_job(database, job_id)
     assert (job.status, job.worker, job.token) == ("running", "another", 2)
     assert outcomes(database, job_id) == ["worker_lost", None]
-    assert not psutil.pid_exists(int(started.read_text()))
+    assert gone(int(started.read_text()))
 
 
 def test_the_job_survives_a_database_that_is_away(

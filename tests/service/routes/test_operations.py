@@ -1,0 +1,72 @@
+"""Health, readiness, counters and capabilities."""
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from service.broker import Broker
+from service.catalog import FAMILIES
+from service.db import Database
+from service.specs import CRITERIA_OF
+from tests.service.samples import a_worker, store, submitted
+
+
+def _app(client: TestClient) -> FastAPI:
+    app = client.app
+    assert isinstance(app, FastAPI)
+    return app
+
+
+def test_an_idle_process_is_alive(anonymous_client: TestClient) -> None:
+    assert anonymous_client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_readiness_names_what_is_missing(
+    anonymous_client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = _app(anonymous_client)
+    without_worker = anonymous_client.get("/readyz")
+    assert (without_worker.status_code, without_worker.json()["missing"]) == (503, "worker")
+    store(database, a_worker("w1"))
+    ready = anonymous_client.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["checks"] == {"database": True, "broker": True, "storage": True, "worker": True}
+    assert (ready.json()["sandbox"], len(ready.json()["warnings"])) == (["process"], 1)
+    assert list(app.state.storage.list("probe")) == []
+
+    def no_space(key: str, source: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(app.state.storage, "put", no_space)
+    working = app.state.broker, app.state.database
+    app.state.broker = Broker("redis://127.0.0.1:1/0")
+    app.state.database = Database("postgresql://nobody@127.0.0.1:1/none")
+    broken = anonymous_client.get("/readyz")
+    app.state.broker.close()
+    app.state.broker, app.state.database = working
+    assert (broken.status_code, broken.json()["code"]) == (503, "NOT_READY")
+    assert broken.json()["missing"] == "database, broker, storage, worker"
+
+
+def test_counters_are_by_route_and_status(client: TestClient, database: Database) -> None:
+    job = submitted(database)
+    client.get(f"/v1/jobs/{job.id}")
+    client.request("BREW", "/v1/jobs")
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    lines = answer.text.splitlines()
+    assert 'secateur_http_requests_total{method="GET",route="/v1/jobs/{job_id}",status="200"} 1.0' in lines
+    assert 'secateur_jobs{status="queued"} 1.0' in lines
+    assert 'secateur_jobs{status="failed"} 0.0' in lines
+    assert job.id not in answer.text
+    assert "BREW" not in answer.text
+
+
+def test_capabilities_say_what_the_specs_and_the_catalog_say(client: TestClient, database: Database) -> None:
+    store(database, a_worker("w1", "cpu", "cuda"), a_worker("dead", lives=0))
+    answer = client.get("/v1/capabilities").json()
+    assert {family["name"] for family in answer["families"]} == set(FAMILIES)
+    assert {row["name"]: set(row["criteria"]) for row in answer["structures"]} == CRITERIA_OF
+    assert [worker["name"] for worker in answer["workers"]] == ["w1"]
+    assert {device["kind"] for device in answer["workers"][0]["devices"]} == {"cpu", "cuda"}
+    assert answer["limits"]["json_body"] == 1 << 20
