@@ -5,7 +5,7 @@ BIN := .venv/bin
 OUT ?= demo-output
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-heads up test lint format clean
+.PHONY: help demo demo-heads up test bench lint format clean
 
 help: ## Print this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{sub(/:.*/, "", $$1); printf "  make %-11s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ up: .venv/installed ## Start the service on this machine
 
 test: .venv/installed ## Run the whole test suite
 	$(BIN)/python -m pytest
+
+bench: .venv/installed ## Print speed as ratios: transfers to a copy, a status read to an empty route
+	$(BIN)/python -m tests.benchmarks.http_bench
 
 lint: .venv/installed ## Check style, types and import contracts
 	$(BIN)/ruff check .

@@ -64,7 +64,7 @@ class Broker:
     """The sending side: rings for jobs and tells which rings were not yet heard. Safe to share between threads."""
 
     def __init__(self, url: str) -> None:
-        self._celery = make_celery(url, socket_timeout=1, socket_connect_timeout=1)
+        self._celery = make_celery(url, socket_timeout=1, socket_connect_timeout=1, max_retries=0)
         # kombu writes a Unix socket as redis+socket://…?virtual_host=N, redis-py as unix://…?db=N
         plain = url.replace("redis+socket://", "unix://", 1).replace("virtual_host=", "db=", 1)
         self._redis = Redis.from_url(plain, socket_timeout=2, retry=Retry(NoBackoff(), 0))

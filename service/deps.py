@@ -1,7 +1,5 @@
 """What routes ask for: a transaction, who is asking, the JSON body, and where things are."""
 
-import json
-import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -16,13 +14,13 @@ from service.config import Settings
 from service.db import Database
 from service.errors import BadRequest, Forbidden, PayloadTooLarge, UnsupportedMediaType
 from service.idempotency import remember, replay_or
+from service.intake import strict_json
 from service.storage import Storage
 
 __all__ = [
     "Admin",
     "BrokerDep",
     "DatabaseDep",
-    "JsonBody",
     "RawJson",
     "Reader",
     "SessionDep",
@@ -35,26 +33,24 @@ __all__ = [
     "require",
 ]
 
-MAX_DEPTH = 32
-"""Nesting of a JSON body; a job spec has 6 levels."""
 
-
-def get_settings_of(request: Request) -> Settings:
+# Plain look-ups are coroutines: FastAPI would send a plain function to a thread, which costs more than the look-up.
+async def get_settings_of(request: Request) -> Settings:
     """The settings that the app was made with."""
     return request.app.state.settings  # type: ignore[no-any-return]
 
 
-def get_database(request: Request) -> Database:
+async def get_database(request: Request) -> Database:
     """For routes that open their transactions themselves, because they stream or wait."""
     return request.app.state.database  # type: ignore[no-any-return]
 
 
-def get_storage(request: Request) -> Storage:
+async def get_storage(request: Request) -> Storage:
     """Where the bytes lie."""
     return request.app.state.storage  # type: ignore[no-any-return]
 
 
-def get_broker(request: Request) -> Broker:
+async def get_broker(request: Request) -> Broker:
     """The doorbell."""
     return request.app.state.broker  # type: ignore[no-any-return]
 
@@ -101,11 +97,6 @@ Writer = Annotated[Principal, Depends(require("write"))]
 Admin = Annotated[Principal, Depends(require("admin"))]
 
 
-async def read_json(request: Request) -> Any:
-    """The body as JSON, at most `max_json_bytes` of UTF-8, without duplicate names, NaN, infinity or deep nesting."""
-    return parse_json(await read_body(request))
-
-
 async def read_body(request: Request) -> bytes:
     """The raw JSON body. Raises `UnsupportedMediaType` and `PayloadTooLarge`."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -121,51 +112,11 @@ async def read_body(request: Request) -> bytes:
 
 
 def parse_json(body: bytes) -> Any:
-    """Strict JSON (RFC 8259, I-JSON's unique names). Raises `BadRequest` with the code MALFORMED_JSON."""
+    """Strict JSON. Raises `BadRequest` with the code MALFORMED_JSON."""
     try:
-        value = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-        )
-    except (ValueError, RecursionError) as error:
-        where = f" at line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise BadRequest(
-            f"The body is not JSON as RFC 8259 has it{where}: no duplicate names, NaN or infinite numbers.",
-            code="MALFORMED_JSON",
-        ) from error
-    _check_depth(value)
-    return value
+        return strict_json.loads(body)
+    except strict_json.JsonRefused as error:
+        raise BadRequest(f"The body {error}.", code="MALFORMED_JSON") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("duplicate name")
-    return result
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(name)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("number out of range")
-    return value
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        containers = [item for item in level if isinstance(item, dict | list)]
-        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
-        if not level:
-            return
-    raise BadRequest(f"The body is nested more than {MAX_DEPTH} levels deep.", code="MALFORMED_JSON")
-
-
-JsonBody = Annotated[Any, Depends(read_json)]
 RawJson = Annotated[bytes, Depends(read_body)]

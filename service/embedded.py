@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from service.errors import Unavailable
 from service.processes import start, stop
@@ -64,7 +66,7 @@ class EmbeddedBroker:
         }
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         self.process = start([valkey_binary(), *arguments], new_session=True)
-        client = Redis(unix_socket_path=str(self.socket))
+        client = Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0))
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(client):
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -36,8 +36,8 @@ class Telemetry:
 
     def render(self, session: Session) -> bytes:
         """The exposition text, with the jobs of all tenants counted now."""
-        rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
-        counts = {status: count for status, count in rows}
+        rows = session.execute(select(Job.status, func.count()).group_by(Job.status)).all()
+        counts: dict[str, int] = {row[0]: row[1] for row in rows}
         for status in FOLLOWS:
             self._jobs.labels(status).set(counts.get(status, 0))
         return generate_latest(self.registry)

@@ -166,7 +166,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> set[str]:
     routes: Iterable[APIRoute] = request.app.state.routes
-    return {method for route in routes if route.path_regex.match(request.url.path) for method in route.methods}
+    return {method for route in routes if route.path_regex.match(request.url.path) for method in route.methods or ()}
 
 
 async def _on_database_away(request: Request, error: Exception) -> Response:

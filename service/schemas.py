@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
-
 from pydantic_core import PydanticCustomError
 
 from service.auth import Scope

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import logging
 import re
 import time
 from typing import Annotated, Any
@@ -35,14 +34,13 @@ from service.openapi import json_body
 from service.paging import Cursor, Limit, newest_first
 from service.problems import invalid_body, responses
 from service.resolve import resolve
+from service.routes.creation import remove_bytes
 from service.schemas import JobView, Page, UtcTime, Validated
 from service.specs import JobSpec
 from service.states import Status
-from service.storage import Storage
 from service.tables import Dataset, Job, Model
 from service.worker_view import device_kinds, live_workers
 
-log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 LONGEST_WAIT = 60
@@ -245,11 +243,4 @@ def delete_job(principal: Writer, session: SessionDep, storage: StorageDep, job_
     if session.scalar(made) is not None:
         raise Conflict("The model that this job made still exists; delete it first.", code="MODEL_EXISTS")
     session.execute(delete(Job).where(Job.id == job_id))
-    on_commit(session, functools.partial(_remove_bytes, storage, job_id))
-
-
-def _remove_bytes(storage: Storage, job_id: str) -> None:
-    try:
-        storage.delete_prefix(f"artifacts/{job_id}/")
-    except OSError:
-        log.exception("The bytes of deleted job %s are still there", job_id)
+    on_commit(session, functools.partial(remove_bytes, storage, f"artifacts/{job_id}"))

@@ -34,7 +34,7 @@ _WEAK_SANDBOXES = frozenset({"none", "process"})
 
 
 @public.get("/healthz", summary="Whether the process answers", response_model=Alive)
-def healthz() -> Alive:
+async def healthz() -> Alive:
     """Looks at nothing else: a failing database must not make an orchestrator restart the API."""
     return Alive()
 

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 from service import jobs
 from service.db import Database
 from service.ids import new_id
+from service.specs import JobSpec
 from service.tables import Artifact, Base, Dataset, Job, Model, Worker
 
 TENANT = "default"
@@ -65,8 +66,8 @@ def a_spec(model_id: str = "mdl_" + "0" * 26, **changes: Any) -> dict[str, Any]:
 
 def a_job(model_id: str, tenant: str = TENANT, **changes: Any) -> Job:
     """A job row as `jobs.submit` takes it."""
-    configuration = {"name": "smaller", "metadata": {}, "model_id": model_id, "dataset_id": None, "priority": 0}
-    job = jobs.new_job(tenant, a_spec(model_id), configuration)
+    spec = a_spec(model_id)
+    job = jobs.new_job(tenant, spec, JobSpec.model_validate(spec).model_dump(mode="json"))
     for name, value in changes.items():
         setattr(job, name, value)
     return job

@@ -12,7 +12,7 @@ def test_a_ring_is_one_json_message_that_carries_the_id_alone(broker_url: str, v
     broker = Broker(broker_url)
     broker.ring("job_A", priority=9)
     with Redis(unix_socket_path=str(valkey_server.socket)) as client:
-        (message,) = [json.loads(raw) for raw in client.lrange(QUEUE, 0, -1)]  # type: ignore[union-attr]
+        (message,) = [json.loads(raw) for raw in client.lrange(QUEUE, 0, -1)]
     broker.close()
     assert message["content-type"] == "application/json"
     assert (message["headers"]["id"], message["headers"]["task"]) == ("job_A", ENTRY)

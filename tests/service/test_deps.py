@@ -12,8 +12,9 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.config import Settings
 from service.db import Database
-from service.deps import MAX_DEPTH, Require, SessionDep, Writer, parse_json, require
+from service.deps import Require, SessionDep, Writer, parse_json, require
 from service.errors import BadRequest
+from service.intake.strict_json import MAX_DEPTH
 from service.tables import Worker
 from tests.databases import on_databases
 from tests.service.samples import a_worker
@@ -31,10 +32,12 @@ from tests.service.samples import a_worker
         b'{"a": 1e999}',
         b'{"a": ' + b"9" * 5000 + b"}",
         b"[" * 100_000,
-        b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1),
+        b"[" * (MAX_DEPTH + 2) + b"]" * (MAX_DEPTH + 2),
         b'\xef\xbb\xbf{"a": 1}',
         '{"a": 1}'.encode("utf-16"),
         b'{"a": "\xff"}',
+        b'{"a": "\\u0000"}',
+        b'{"\\ud800": 1}',
     ],
 )
 def test_what_is_not_strict_json_is_refused(body: bytes) -> None:

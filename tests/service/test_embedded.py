@@ -1,11 +1,11 @@
 """The embedded broker."""
 
+import importlib.util
 import stat
 from pathlib import Path
 
 import pytest
 
-from service import embedded
 from service.broker import Broker
 from service.embedded import EmbeddedBroker, embedded_broker, valkey_binary
 from service.errors import Unavailable
@@ -56,6 +56,6 @@ def test_a_server_that_cannot_start_is_told_with_its_log(tmp_path: Path) -> None
 
 def test_a_platform_without_a_server_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert valkey_binary().name == "valkey-server"
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Unavailable, match="SECATEUR_BROKER_URL"):
         valkey_binary()

@@ -1,5 +1,6 @@
 """The state machine of a job, on both databases."""
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -71,7 +72,7 @@ def _race(*steps: Callable[[], Any]) -> list[Any]:
 @on_databases
 def test_one_of_many_workers_claims(database: Database) -> None:
     job = submitted(database)
-    claims = _race(*(lambda name=f"w{index}": _do(database, jobs.claim, job.id, name, LEASE) for index in range(4)))
+    claims = _race(*(functools.partial(_do, database, jobs.claim, job.id, f"w{n}", LEASE) for n in range(4)))
     won = [claim for claim in claims if claim is not None]
     assert len(won) == 1
     stored = _job(database, job.id)
@@ -176,7 +177,7 @@ def test_cancel_and_finish_at_once_leave_one_outcome(database: Database) -> None
             except Conflict as conflict:
                 refused.append(conflict)
 
-        _, finished = _race(cancel, lambda claim=claim: _finish(database, claim))
+        _, finished = _race(cancel, functools.partial(_finish, database, claim))
         status = _job(database, claim.job_id).status
         assert status == ("succeeded" if finished else "cancelling")
         assert bool(refused) == finished

@@ -14,6 +14,7 @@ SPLIT = {"rows": 8, "size": 100, "sha256": "0" * 64}
 TAYLOR = {"structure": "ffn_neurons", "ratio": 0.5, "criterion": {"kind": "taylor"}}
 HEADS = {"structure": "attention_heads", "ratio": 0.5, "criterion": {"kind": "random"}}
 BASELINE = {"epochs": 1}
+LATENCY = {"metric": "latency", "min_speedup": 1.0, "runtime": "torch"}
 CASES: list[tuple[str, str, dict[str, Any], Model, Dataset | None]] = [
     ("TASK_MISMATCH", "/dataset_id", {}, a_model(), a_dataset(task="translation")),
     ("TASK_MISMATCH", "/task", {}, a_model(task="translation"), None),
@@ -73,14 +74,14 @@ CASES: list[tuple[str, str, dict[str, Any], Model, Dataset | None]] = [
     (
         "BENCHMARK_REQUIRED",
         "/acceptance/0",
-        {"acceptance": [{"metric": "latency", "min_speedup": 1.0, "runtime": "torch"}]},
+        {"acceptance": [LATENCY]},
         a_model(),
         None,
     ),
     (
         "BATCH_SIZE_NOT_MEASURED",
         "/acceptance/0/batch_size",
-        {"acceptance": [{"metric": "latency", "min_speedup": 1.0, "batch_size": 2, "runtime": "torch"}]},
+        {"acceptance": [{**LATENCY, "batch_size": 2}]},
         a_model(),
         a_dataset(),
     ),

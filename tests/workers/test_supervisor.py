@@ -10,6 +10,7 @@ from threading import Thread
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from service import jobs
 from service.config import Settings
@@ -19,7 +20,7 @@ from service.tables import Artifact, Attempt, Event, Job, MetricPoint, Model
 from tests.databases import on_databases
 from tests.processes import gone, wait_for
 from tests.workers.conftest import WEIGHTS, MakeJob, Run, read_job
-from workers import supervisor
+from workers import publishing, supervisor
 from workers.supervisor import drain_file
 
 Aside = Callable[[str], Thread]
@@ -214,7 +215,7 @@ def test_the_job_survives_a_database_that_is_away(
     def beat(*arguments: object, **visible: object) -> str | None:
         if away.exists():
             failed.append(1)
-            raise supervisor.DATABASE_AWAY[0]("", {}, Exception())
+            raise OperationalError("", {}, Exception())
         return real(*arguments, **visible)  # type: ignore[arg-type]
 
     away.touch()
@@ -233,14 +234,15 @@ def test_the_job_survives_a_database_that_is_away(
 def test_a_commit_whose_answer_is_lost_is_not_undone(
     database: Database, settings: Settings, make_job: MakeJob, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, lost = jobs.finish, []
+    real = jobs.finish
+    lost: list[int] = []
 
     def finish(session, *arguments):  # type: ignore[no-untyped-def]
         won = real(session, *arguments)
         if not lost:
             lost.append(1)
             session.commit()
-            raise supervisor.DATABASE_AWAY[0]("", {}, Exception())
+            raise OperationalError("", {}, Exception())
         return won
 
     monkeypatch.setattr(jobs, "finish", finish)
@@ -253,7 +255,7 @@ def test_a_commit_whose_answer_is_lost_is_not_undone(
 def test_a_finish_that_loses_to_a_cancel_leaves_nothing(
     database: Database, settings: Settings, make_job: MakeJob, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = supervisor.publish
+    real = publishing.publish
 
     def publish(*arguments, **named):  # type: ignore[no-untyped-def]
         publication = real(*arguments, **named)

@@ -1,0 +1,130 @@
+"""From the engine's output folder to artifacts and a model."""
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.downloads import job_archive
+from service.jobs import Claim
+from service.storage import open_storage
+from service.storage.tar import TarLayout
+from service.tables import Artifact
+from workers.lease import JobFailed
+from workers.publishing import MAX_RESULT_BYTES, Publication, publish, read_result
+from workers.staging import Order
+
+HELD = Claim("job_X", 2, "default", 1)
+ORDER = Order("pruned", 0, "mdl_PARENT", {}, ())
+RESULT: dict[str, Any] = {
+    "verdict": [],
+    "passed": True,
+    "before": {},
+    "after": {},
+    "model": {
+        "directory": "huggingface",
+        "family": "bert",
+        "architecture": "BertModel",
+        "task": None,
+        "parameters": 1,
+        "dtype": "float32",
+        "structure": {"layers": 1, "hidden_size": 2, "attention_heads": [1], "ffn_width": [2], "vocabulary": 3},
+        "facts": {},
+    },
+    "engine": {},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A work folder as a good engine leaves it."""
+    folder = tmp_path / "work"
+    for name in ("huggingface/config.json", "huggingface_custom/config.json", "onnx/model.onnx", "report/report.html"):
+        file = folder / "out" / name
+        file.parent.mkdir(parents=True)
+        file.write_text(name)
+    (folder / "result.json").write_text(json.dumps(RESULT))
+    return folder
+
+
+def published(folder: Path) -> Publication:
+    """Publish a work folder into a storage beside it."""
+    storage = open_storage(f"file://{folder.parent / 'storage'}")
+    return publish(storage, folder, HELD, ORDER, lambda: None)
+
+
+def test_the_archive_has_the_directory_at_its_root(folder: Path) -> None:
+    publication = published(folder)
+    storage = open_storage(f"file://{folder.parent / 'storage'}")
+    named = job_archive(publication.artifacts)
+    assert [name for name, _ in named] == ["config.json", "huggingface_custom/config.json", "onnx/model.onnx"]
+    layout = TarLayout([(name, artifact.size) for name, artifact in named])
+    keys = {name: artifact.key for name, artifact in named}
+    tar = b"".join(layout.read(0, layout.size, lambda name: storage.open(keys[name])))
+    assert publication.result["archive"]["size"] == len(tar)
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        member = archive.extractfile("config.json")
+        assert member is not None and member.read() == b"huggingface/config.json"
+
+
+def test_artifacts_lie_below_the_token(folder: Path) -> None:
+    publication = published(folder)
+    assert all(artifact.key == f"artifacts/job_X/2/{artifact.path}" for artifact in publication.artifacts)
+    assert publication.model.prefix == "artifacts/job_X/2/huggingface"
+    assert publication.model.parent_model_id == "mdl_PARENT"
+
+
+def test_the_network_folder_is_an_archive_root_too() -> None:
+    artifacts = [Artifact(path=path) for path in ("network/config.json", "onnx/model.onnx", "report/report.json")]
+    assert [name for name, _ in job_archive(artifacts)] == ["config.json", "onnx/model.onnx"]
+
+
+@pytest.mark.parametrize("kind", ["link", "folder link", "pipe", "unprintable", "long"])
+def test_output_that_is_not_plain_files_is_refused(folder: Path, kind: str) -> None:
+    place = folder / "out/report"
+    match kind:
+        case "link":
+            (place / "x").symlink_to("/etc/passwd")
+        case "folder link":
+            (place / "x").symlink_to("/etc")
+        case "pipe":
+            os.mkfifo(place / "x")
+        case "unprintable":
+            (place / "x\ny").write_text("")
+        case "long":
+            deep = place.joinpath(*["d" * 200] * 3)
+            deep.mkdir(parents=True)
+    with pytest.raises(JobFailed, match="output"):
+        published(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        json.dumps({**RESULT, "passed": "yes"}),
+        json.dumps(RESULT).replace('"before": {}', '"before": {"size": NaN}'),
+        json.dumps({**RESULT, "after": {"x": "\0"}}),
+        json.dumps({**RESULT, "after": {"x": "\ud800"}}),
+        json.dumps({**RESULT, "model": {**RESULT["model"], "directory": "../.."}}),
+        "[" * 100_000,
+        " " * MAX_RESULT_BYTES + json.dumps(RESULT),
+    ],
+)
+def test_a_result_that_cannot_be_kept_fails_the_job(folder: Path, text: str) -> None:
+    (folder / "result.json").write_text(text)
+    with pytest.raises(JobFailed, match="without a complete result"):
+        read_result(folder)
+
+
+def test_a_result_whose_model_is_missing_fails_the_job(folder: Path) -> None:
+    (folder / "out/huggingface/config.json").unlink()
+    with pytest.raises(JobFailed, match="without the model"):
+        published(folder)
