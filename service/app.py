@@ -14,7 +14,7 @@ from service.broker import Broker
 from service.config import Settings, get_settings
 from service.db import Database
 from service.deps import Require
-from service.intake.scratch import sweep
+from service.intake import orphans, scratch
 from service.middleware import RequestMiddleware
 from service.observe import Telemetry
 from service.reconciler import Reconciler
@@ -87,11 +87,12 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
 
 def _open(state: Any, settings: Settings) -> None:
     settings.scratch.mkdir(parents=True, exist_ok=True)
-    sweep(settings.scratch)
+    scratch.sweep(settings.scratch)
     state.database = Database(settings.database)
     state.storage = open_storage(settings.storage)
     state.broker = Broker(settings.broker)
     state.key_use = KeyUse()
+    orphans.sweep(state.database, state.storage)
     if settings.admin_key is not None:
         with state.database.session_scope() as session:
             install_admin_key(session, settings.admin_key.get_secret_value())

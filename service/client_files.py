@@ -4,14 +4,19 @@ import base64
 import hashlib
 import json
 import os
-import shutil
-import tarfile
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from service.errors import SecateurError
+from service.intake.content import is_kept
+from service.intake.limits import Limits
+from service.intake.sources import Metered
+from service.intake.tarball import read_tar
+from service.intake.unpacking import Policy, Unpacked
 from service.storage.tar import TarLayout
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -41,14 +46,14 @@ class Body:
 
 
 def directory_body(folder: Path, progress: Progress | None = None) -> Body:
-    """A folder as a tar, never stored, with its digest in the headers. Hidden files are left out.
+    """The files of a folder that the service keeps as a tar, never stored, with its digest in the headers.
 
     Raises `UnusableFolder` when there is no config.json.
     """
     if not (folder / "config.json").is_file():
         raise UnusableFolder(f"{folder} is no Hugging Face model directory: it has no config.json.")
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    paths = {name: path for name, path in paths.items() if not any(part.startswith(".") for part in name.split("/"))}
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = {name: path for name, path in found.items() if is_kept(name)}
     layout = TarLayout([(name, path.stat().st_size) for name, path in paths.items()])
 
     def opener(name: str) -> BinaryIO:
@@ -174,39 +179,29 @@ class PartialFile:
 
 
 def unpack(archive: Path, out: Path) -> list[Path]:
-    """Write the regular files of a tar under `out`, replacing those of the same name; returns them.
+    """Write the files of a tar under `out`, replacing those of the same name; returns them.
 
-    Raises `CorruptDownload` for anything that could land elsewhere: links, devices, sparse files, names that climb.
+    Read as the service reads uploads: links, devices and names that climb raise `CorruptDownload`, and nothing is left.
     """
-    written = []
-    with tarfile.open(archive, "r:") as tar:
-        for member in tar:
-            if member.isdir():
-                continue
-            if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-                raise CorruptDownload(f"The archive holds {member.name!r}, which is no regular file.")
-            source = tar.extractfile(member)
-            assert source is not None
-            target = _safe_target(member.name, out)
-            with target.open("xb") as file:
-                shutil.copyfileobj(source, file, _PIECE)
-            written.append(target)
-    return written
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as folder, archive.open("rb") as file:
+        size = archive.stat().st_size
+        unpacked = Unpacked(
+            Path(folder), Limits("archive", size, out, 0), Policy(lambda name, head: True), lambda: size
+        )
+        try:
+            read_tar(Metered(file), unpacked)
+        except SecateurError as error:
+            raise CorruptDownload(f"The archive is not one that the service sends: {error}") from error
+        return [_move(Path(folder) / name, name, out) for name in unpacked.files]
 
 
-def _safe_target(name: str, out: Path) -> Path:
-    parts = PurePosixPath(name).parts
-    bad = not parts or any(
-        part in ("/", "..") or "\\" in part or ":" in part or not part.isprintable() for part in parts
-    )
-    if bad:
-        raise CorruptDownload(f"The archive holds {name!r}, a name that could land outside the folder.")
-    target = out.joinpath(*parts)
+def _move(file: Path, name: str, out: Path) -> Path:
+    target = out / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.parent.resolve().is_relative_to(out.resolve()):
-        raise CorruptDownload(f"The archive holds {name!r}, which a link in {out} would lead elsewhere.")
-    target.unlink(missing_ok=True)  # never write through what lies there: it may be a link
-    return target
+        raise CorruptDownload(f"A link in {out} would lead {name} elsewhere; remove it first.")
+    file.chmod(0o644)
+    return file.replace(target)
 
 
 def read_spec(path: Path) -> dict[str, object]:

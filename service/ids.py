@@ -17,3 +17,14 @@ def new_id(prefix: str) -> str:
         _last = fresh if fresh >> 80 > _last >> 80 else _last + 1 + secrets.randbits(32)
         value = _last
     return f"{prefix}_" + "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -5, -5))
+
+
+def made_at(id_: str) -> float:
+    """When an id was made, in seconds since 1970. Raises `ValueError` for what is no id."""
+    digits = id_.rpartition("_")[2]
+    if len(digits) != 26 or not set(digits) <= set(_ALPHABET):
+        raise ValueError("not an id")
+    value = 0
+    for digit in digits:
+        value = value << 5 | _ALPHABET.index(digit)
+    return (value >> 80) / 1000

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import Request
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from service.schemas import (
@@ -21,6 +21,13 @@ from service.tables import Attempt, Job
 
 _SHOWN = ("verdict", "before", "after", "engine")
 """Fields of a stored result that are public; what the supervisor keeps beside them is not."""
+
+_OTHER = aliased(Job)
+_GOES_FIRST = or_(_OTHER.priority > Job.priority, and_(_OTHER.priority == Job.priority, _OTHER.id < Job.id))
+# Built once: building it costs more than running it.
+_AHEAD = select(Job.id, select(func.count()).where(_OTHER.status == "queued", _GOES_FIRST).scalar_subquery()).where(
+    Job.id.in_(bindparam("ids", expanding=True))
+)
 
 
 def base_url(request: Request) -> str:
@@ -52,10 +59,7 @@ def etag(view: JobView, version: int) -> str:
 def _places(session: Session, ids: list[str]) -> dict[str, int]:
     if not ids:
         return {}
-    other = aliased(Job)
-    before = or_(other.priority > Job.priority, and_(other.priority == Job.priority, other.id < Job.id))
-    ahead = select(func.count()).where(other.status == "queued", before).scalar_subquery()
-    return {job_id: count + 1 for job_id, count in session.execute(select(Job.id, ahead).where(Job.id.in_(ids)))}
+    return {row[0]: row[1] + 1 for row in session.execute(_AHEAD, {"ids": ids})}
 
 
 def _view(job: Job, attempts: Iterable[Attempt], place: int | None, base: str) -> JobView:

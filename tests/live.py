@@ -1,5 +1,6 @@
 """The service as real processes on the loopback, for tests that kill them."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -63,7 +64,9 @@ class LiveService:
             "KILL_GRACE_SECONDS": settings.kill_grace_seconds,
             "DISK_RESERVE_BYTES": settings.disk_reserve_bytes,
         }
-        return {"PATH": "/usr/bin:/bin"} | {f"SECATEUR_{name}": str(value) for name, value in told.items()}
+        if settings.max_upload_bytes is not None:
+            told["MAX_UPLOAD_BYTES"] = settings.max_upload_bytes
+        return {"PATH": os.defpath} | {f"SECATEUR_{name}": str(value) for name, value in told.items()}
 
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.logs / f"{name}.log").open("ab") as log:
@@ -72,13 +75,12 @@ class LiveService:
 
     def start_api(self) -> None:
         """Start an API process and wait until it answers."""
-        where = ("--host", "127.0.0.1", "--port", str(self.port))
-        self.api = self._start("api", "uvicorn", "--factory", "service.app:create_app", *where)
+        self.api = self._start("api", "service.cli", "api", "--host", "127.0.0.1", "--port", str(self.port))
         self.wait_for(self.alive, "the API")
 
     def start_worker(self) -> None:
         """Start a worker process and wait until it has told the database that it is there."""
-        self.worker = self._start("worker", "celery", "-A", "workers.app", "worker", "--loglevel", "INFO")
+        self.worker = self._start("worker", "service.cli", "worker")
         pid = self.worker.pid
         self.wait_for(lambda: any(name.endswith(f":{pid}") for name in self.workers()), "the worker")
 
@@ -100,7 +102,7 @@ class LiveService:
         while not condition():
             assert time.monotonic() < deadline, f"waited {seconds} s for {what}\n{self.log()}"
             assert not self._dead(), f"died while waiting for {what}\n{self.log()}"
-            time.sleep(0.05)
+            time.sleep(0.1)
 
     def _dead(self) -> bool:
         return any(process is not None and process.poll() is not None for process in (self.api, self.worker))

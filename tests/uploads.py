@@ -63,7 +63,10 @@ def bert_shapes(config: Mapping[str, Any] = CONFIG, *, head: bool = True) -> dic
         shapes |= _linear(f"{stem}intermediate.dense", wide, hidden)
         shapes |= _linear(f"{stem}output.dense", hidden, wide)
         shapes |= _norm(f"{stem}output.LayerNorm", hidden)
-    return shapes | (_linear("classifier", len(config["id2label"]), hidden) if head else {})
+    if head:
+        shapes |= _linear("bert.pooler.dense", hidden, hidden)
+        shapes |= _linear("classifier", len(config["id2label"]), hidden)
+    return shapes
 
 
 def _linear(name: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
@@ -74,9 +77,9 @@ def _norm(name: str, size: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
 
 
-def bert_files(*, head: bool = True, **changes: Any) -> Files:
+def bert_files(changes: Mapping[str, Any] | None = None, *, head: bool = True) -> Files:
     """A consistent BERT directory; `changes` go to its config, and None removes a key."""
-    config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
+    config = {key: value for key, value in {**CONFIG, **(changes or {})}.items() if value is not None}
     return {
         "config.json": json.dumps(config).encode(),
         "model.safetensors": safetensors(bert_shapes({**CONFIG, **config}, head=head)),

@@ -77,7 +77,8 @@ class Presence:
     def stop(self) -> None:
         """End, and take the row away."""
         self._stop.set()
-        self._thread.join(timeout=10)
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
         try:
             with self._database.session_scope() as session:
                 session.execute(delete(Worker).where(Worker.name == self._name))

@@ -12,6 +12,7 @@ import typer
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 
+from service import logs
 from service.auth import DEFAULT_TENANT, issue_key, refuse_keyless
 from service.commands.exits import FAILED, USAGE
 from service.commands.show import AsJson, emit, say
@@ -55,7 +56,7 @@ def api(
         factory=True,
         host=host,
         port=settings.port if port is None else port,
-        log_level=settings.log_level.lower(),
+        log_config=logs.configuration(settings.log_level),
         server_header=False,
     )
 

@@ -10,7 +10,7 @@ from service.errors import BadRequest, UnsupportedMediaType
 from service.intake.limits import Limits
 from service.intake.sources import PIECE, Metered, Source, drain, pieces
 from service.intake.tarball import BLOCK, is_tar, read_tar
-from service.intake.unpacking import Admit, Unpacked
+from service.intake.unpacking import Policy, Unpacked
 from service.intake.zipball import read_zip
 
 MEDIA_TYPES = frozenset(
@@ -31,12 +31,12 @@ def check_media_type(header: str | None) -> None:
         )
 
 
-def unpack(source: Source, folder: Path, limits: Limits, admit: Admit) -> Unpacked:
+def unpack(source: Source, folder: Path, limits: Limits, policy: Policy) -> Unpacked:
     """Unpack an archive below `folder/files`, an empty folder's; reads `source` to its end."""
     archive = Metered(source)
     files = folder / "files"
     files.mkdir()
-    target = Unpacked(files, limits, admit, lambda: archive.count)
+    target = Unpacked(files, limits, policy, lambda: archive.count)
     head = archive.peek(BLOCK)
     if head.startswith(_ZIP):
         _unpack_zip(archive, folder / "spool", target, limits)

@@ -52,10 +52,11 @@ def admit(name: str, head: bytes) -> bool:
     code = _by_content(head) or _by_name(path)
     if code:
         raise refusal(code, name)
-    return any(_is_kept(relative) for relative in (name, name.partition("/")[2]))
+    return any(is_kept(relative) for relative in (name, name.partition("/")[2]))
 
 
-def _is_kept(relative: str) -> bool:
+def is_kept(relative: str) -> bool:
+    """Whether a file of a model directory, named relative to it, is one that the service stores."""
     return relative in KEPT_FILES or ("/" not in relative and relative.endswith(".safetensors"))
 
 

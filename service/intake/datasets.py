@@ -11,7 +11,7 @@ from service.intake.limits import Limits
 from service.intake.multipart import Multipart
 from service.intake.rows import SPLITS, Labels, read_rows
 from service.intake.sources import Source
-from service.intake.unpacking import Stored
+from service.intake.unpacking import Policy, Stored
 from service.storage import Storage
 from service.tables import Dataset
 
@@ -42,7 +42,7 @@ def read_form(form: Multipart, folder: Path, limits: Limits) -> tuple[Rows, dict
 
 def read_archive(source: Source, folder: Path, limits: Limits) -> Rows:
     """Splits from the files of an archive that are named after them. Raises `SecateurError`."""
-    unpacked = unpack(source, folder, limits, lambda name, _: _split_of(name) is not None)
+    unpacked = unpack(source, folder, limits, _POLICY)
     rows = Rows({}, Labels())
     for name in sorted(unpacked.files, key=lambda name: SPLITS.index(_split_of(name) or "")):
         split = _split_of(name) or ""
@@ -56,6 +56,9 @@ def read_archive(source: Source, folder: Path, limits: Limits) -> Rows:
 def _split_of(name: str) -> str | None:
     path = PurePosixPath(name)
     return path.stem if path.stem in SPLITS and path.suffix in _SUFFIXES and len(path.parts) <= 2 else None
+
+
+_POLICY = Policy(lambda name, _: _split_of(name) is not None)
 
 
 def _read(rows: Rows, split: str, source: Source, folder: Path, limits: Limits) -> None:

@@ -24,7 +24,7 @@ class Layout:
     """Linear layers within a layer: the weight's dimensions, rows first; each has a bias of its rows."""
     norms: tuple[str, ...]
     head: Shapes
-    """Linear layers of a text classifier."""
+    """Linear layers of a text classifier, a pooler that it reads included: one that lacks any counts as untrained."""
     optional: Shapes = field(default_factory=dict)
 
 
@@ -46,7 +46,7 @@ LAYOUTS: dict[str, Layout] = {
         _BERT_EMBEDDINGS,
         _BERT_LAYER,
         _BERT_NORMS,
-        head={"classifier": "LH"},
+        head={"bert.pooler.dense": "HH", "classifier": "LH"},
         optional={"pooler.dense": "HH"},
     ),
     "roberta": Layout(

@@ -16,12 +16,13 @@ from service.intake.layouts import LAYOUTS, Weights
 from service.intake.limits import Limits
 from service.intake.safetensors import DTYPES, Tensor, check_finite, read_header
 from service.intake.sources import Source
-from service.intake.unpacking import Stored, Unpacked
+from service.intake.unpacking import Policy, Stored, Unpacked
 from service.storage import Storage
 from service.storage.tar import TarLayout
 from service.tables import Model
 
 _WEIGHTS = "model.safetensors"
+_POLICY = Policy(content.admit, content.check_not_torch)
 _NO_CONFIG = "The archive has no config.json at its root or in its one top folder."
 
 
@@ -48,8 +49,7 @@ class Checked:
 
 def read_model(source: Source, folder: Path, limits: Limits) -> Checked:
     """Unpack and check an archive; `folder` takes the files. Raises `SecateurError` for whatever we do not take."""
-    unpacked = unpack(source, folder, limits, content.admit)
-    content.check_not_torch(unpacked.names)
+    unpacked = unpack(source, folder, limits, _POLICY)
     paths = _select(unpacked)
     files = {name: (unpacked.folder / path, unpacked.files[path]) for name, path in paths.items()}
     config = read_config(_small(files["config.json"][0]))

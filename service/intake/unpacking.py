@@ -12,8 +12,16 @@ from service.errors import Invalid
 from service.intake.limits import MAX_ENTRIES, MAX_RATIO, RATIO_FREE_BYTES, Limits, no_space
 from service.intake.names import member_name, shown
 
-Admit = Callable[[str, bytes], bool]
-"""Given a member's name and the start of its content: whether to keep it. Raises to refuse the whole upload."""
+
+@dataclass(frozen=True)
+class Policy:
+    """What may be in an archive. Both functions raise to refuse the whole upload."""
+
+    admit: Callable[[str, bytes], bool]
+    """Given a member's name and the start of its content: whether to keep it."""
+    survey: Callable[[list[str]], None] = lambda names: None
+    """Given all names, where they are known before the first member is unpacked."""
+
 
 HEAD = 64 << 10
 _DISK_CHECK = 64 << 20
@@ -32,15 +40,19 @@ class Stored:
 class Unpacked:
     """A folder being filled. `files` are the kept ones, `names` every member's, both in archive order."""
 
-    def __init__(self, folder: Path, limits: Limits, admit: Admit, packed: Callable[[], int]) -> None:
+    def __init__(self, folder: Path, limits: Limits, policy: Policy, packed: Callable[[], int]) -> None:
         """`packed` tells how many bytes of the archive were read so far."""
         self.folder = folder
         self.files: dict[str, Stored] = {}
         self.names: list[str] = []
-        self._limits, self._admit, self._packed = limits, admit, packed
+        self._limits, self._policy, self._packed = limits, policy, packed
         self._kinds: dict[str, str] = {}
         self._entries = self._bytes = 0
         self._next_check = _DISK_CHECK
+
+    def survey(self, raw_names: list[str]) -> None:
+        """All names of an archive whose directory comes before its members are read."""
+        self._policy.survey(raw_names)
 
     def add_folder(self, raw_name: str) -> None:
         """A directory entry: checked and counted, but folders are made only for files that are kept."""
@@ -59,7 +71,7 @@ class Unpacked:
         self.names.append(name)
         counted = self._counted(content)
         head, rest = _split(counted)
-        if self._admit(name, head):
+        if self._policy.admit(name, head):
             self.files[name] = self._write(name, chain((head,), rest))
         else:
             for _ in rest:

@@ -51,6 +51,7 @@ class _Member:
 def read_zip(file: BinaryIO, target: Unpacked) -> None:
     """Unpack a whole file. Raises `BadRequest` when it is broken, `Invalid` for what we do not take."""
     members = _directory(file)
+    target.survey([member.name for member in members])
     starts = [_content_start(file, member) for member in members]
     _check_overlap(members, starts)
     for member, start in zip(members, starts, strict=True):

@@ -176,7 +176,7 @@ async def get_job(principal: Reader, job_id: str, request: Request, response: Re
     view, tag = await run_in_threadpool(load)
     seconds = _wait_seconds(request)
     if seconds and not jobs.is_final(view.status):
-        await _until_changed(request, database, view, seconds)
+        await until_changed(request, database, view, seconds)
         view, tag = await run_in_threadpool(load)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if seconds:
@@ -208,7 +208,7 @@ def _wait_seconds(request: Request) -> int:
     return min(int(match[1]), LONGEST_WAIT) if match else 0
 
 
-async def _until_changed(request: Request, database: Database, view: JobView, seconds: int) -> None:
+async def until_changed(request: Request, database: Database, view: JobView, seconds: int) -> None:
     """Sleep until the job's status changes or goes, the time is over or the client has left; holds no connection."""
     deadline, pause = time.monotonic() + seconds, _FIRST_PAUSE
     while (left := deadline - time.monotonic()) > 0 and not await request.is_disconnected():

@@ -47,7 +47,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     place = Workplace(tmp_path_factory.mktemp("workplace"))
     tiny_model(place.model, head=False)
     tiny_dataset(place.dataset)
-    command = [Path(sys.executable).parent / "secateur", "up", "--port", str(free_port())]
+    command = [str(Path(sys.executable).parent / "secateur"), "up", "--port", str(free_port())]
     log = place.folder / "up.log"
     with log.open("wb") as output:
         process = start(command, cwd=place.folder, env=place.environment, stdout=output, stderr=subprocess.STDOUT)

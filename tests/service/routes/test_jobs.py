@@ -4,15 +4,20 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from service import jobs
 from service.broker import Broker
 from service.db import Database
 from service.ids import new_id
+from service.job_view import job_view
+from service.routes.jobs import until_changed
+from service.schemas import JobView
 from service.tables import Artifact, Event, Job, Model, utc_now
 from tests.databases import on_databases
 from tests.service.published import publish
@@ -172,6 +177,21 @@ def test_waiting_ends_with_its_time_and_at_once_for_a_finished_job(client: TestC
     client.post(f"/v1/jobs/{job.id}/cancel")
     answer = client.get(f"/v1/jobs/{job.id}", headers={"Prefer": "wait=9999"})
     assert (answer.json()["status"], answer.headers["preference-applied"]) == ("cancelled", "wait=60")
+
+
+def test_waiting_ends_when_the_client_leaves(database: Database) -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def wait(view: JobView) -> None:
+        request = Request({"type": "http", "headers": []}, receive)
+        with anyio.fail_after(30):
+            await until_changed(request, database, view, 60)
+
+    job = submitted(database)
+    with database.session_scope(read_only=True) as session:
+        view = job_view(session, session.get_one(Job, job.id), "http://test")
+    anyio.run(wait, view)
 
 
 @on_databases

@@ -14,6 +14,7 @@ from service.config import Settings
 from service.db import Database
 from service.jobs import new_job, submit
 from service.tables import Job, Model
+from tests.databases import on_databases
 from tests.uploads import Files, bert_files, form, tar, zipped
 
 MODELS = "/v1/models"
@@ -51,7 +52,7 @@ def test_the_answer_describes_the_model(client: TestClient) -> None:
         "ffn_width": [16, 16],
         "vocabulary": 20,
     }
-    assert model["parameters"] == 20 * 8 + 32 * 8 + 2 * 8 + 16 + 2 * (4 * 72 + 16 + 144 + 136 + 16) + 18
+    assert model["parameters"] == 20 * 8 + 32 * 8 + 2 * 8 + 16 + 2 * (4 * 72 + 16 + 144 + 136 + 16) + 72 + 18
     assert model["size"] == sum(file["size"] for file in model["files"])
     assert [file["path"] for file in model["files"]] == ["config.json", "model.safetensors", "vocab.txt"]
     assert "taylor" in model["supported"]["criteria"]
@@ -62,7 +63,7 @@ def test_the_answer_describes_the_model(client: TestClient) -> None:
 
 
 def test_what_later_checks_need_is_stored(client: TestClient, database: Database) -> None:
-    with_head, bare = bert_files(), bert_files(head=False, architectures=["BertModel"])
+    with_head, bare = bert_files(), bert_files({"architectures": ["BertModel"]}, head=False)
     del bare["vocab.txt"]
     ids = [post(client, tar(files)).json()["id"] for files in (with_head, bare)]
     with database.session_scope(read_only=True) as session:
@@ -194,7 +195,7 @@ def test_an_upload_can_be_repeated_under_its_key(client: TestClient, settings: S
     assert (second.status_code, second.content) == (201, first.content)
     assert second.headers["location"] == first.headers["location"]
     assert stored(settings) == kept
-    other = post(client, tar(bert_files(vocab_size=21)), **{"Idempotency-Key": "one"})
+    other = post(client, tar(bert_files({"vocab_size": 21})), **{"Idempotency-Key": "one"})
     assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
     assert stored(settings) == kept
 
@@ -229,6 +230,7 @@ def _job(model_id: str) -> Job:
     return new_job("default", given, given)
 
 
+@on_databases
 def test_a_model_that_a_job_needs_cannot_be_deleted(
     client: TestClient, model: dict[str, Any], database: Database
 ) -> None:

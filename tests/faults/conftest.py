@@ -1,0 +1,161 @@
+"""A live service with real PostgreSQL and Valkey that the tests damage, and what must hold afterwards."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import select
+
+from service.auth import issue_key
+from service.config import Settings
+from service.db import Database
+from service.embedded import EmbeddedBroker
+from service.states import FINAL
+from service.storage import open_storage
+from service.tables import Artifact, Attempt, Model
+from tests.live import LiveService
+from tests.models import tiny_dataset, tiny_model
+from tests.servers import PostgreSQL, valkey
+
+EPOCHS = 40
+
+
+class Site:
+    """A live service with a tiny model and a small data set uploaded."""
+
+    def __init__(self, live: LiveService, broker: EmbeddedBroker, folder: Path) -> None:
+        self.live, self.broker = live, broker
+        live.start_api()
+        live.start_worker()
+        self.model_id = self._push_model(tiny_model(folder / "model"))
+        self.dataset_id = self._push_dataset(tiny_dataset(folder / "dataset", train=64, validation=16, test=32))
+
+    def _push_model(self, folder: Path) -> str:
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            tar.add(folder, arcname="model")
+        return self._created("/v1/models?name=tiny", content=archive.getvalue(), kind="application/x-tar")
+
+    def _push_dataset(self, folder: Path) -> str:
+        parts = {file.stem: (file.name, file.read_bytes()) for file in folder.iterdir()}
+        return self._created("/v1/datasets?name=tiny&task=text-classification", files=parts)
+
+    def _created(self, path: str, kind: str | None = None, **body: Any) -> str:
+        answer = self.live.client.post(path, headers={"Content-Type": kind} if kind else {}, **body)
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def heal(self) -> None:
+        """Start again what the last test has killed."""
+        if self.broker.process is None or self.broker.process.poll() is not None:
+            self.broker.start()
+        if self.live.api is None or self.live.api.poll() is not None:
+            self.live.start_api()
+        if self.live.worker is None or self.live.worker.poll() is not None:
+            self.live.start_worker()
+
+    def submit(self, epochs: int = EPOCHS) -> str:
+        """Queue a job that fine-tunes long enough to be disturbed."""
+        cut = {"structure": "ffn_neurons", "ratio": 0.5, "criterion": {"kind": "magnitude"}}
+        spec = {
+            "name": "fault",
+            "model_id": self.model_id,
+            "task": "text-classification",
+            "dataset_id": self.dataset_id,
+            "pruning": {"cuts": [cut]},
+            "finetuning": {"epochs": epochs, "learning_rate": 1e-3, "batch_size": 16},
+            "benchmark": None,
+        }
+        answer = self.live.client.post("/v1/jobs", json=spec)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """The job as the API tells it."""
+        answer: dict[str, Any] = self.live.client.get(f"/v1/jobs/{job_id}").json()
+        return answer
+
+    def running(self, job_id: str) -> None:
+        """Wait until the engine trains."""
+        self.live.wait_for(lambda: self.job(job_id)["phase"] == "finetuning", "the job to train")
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """Wait until the job has ended."""
+        self.live.wait_for(lambda: self.job(job_id)["status"] in FINAL, "the job to end", seconds=120)
+        return self.job(job_id)
+
+    def engine(self) -> psutil.Process:
+        """The engine's process."""
+        assert self.live.worker is not None
+        below = psutil.Process(self.live.worker.pid).children(recursive=True)
+        (engine,) = [process for process in below if "workers.engine" in process.cmdline()]
+        return engine
+
+    def outcomes(self, job_id: str) -> list[str | None]:
+        """How the job's attempts ended, in order."""
+        with self.live.database.session_scope(read_only=True) as session:
+            rows = select(Attempt.outcome).where(Attempt.job_id == job_id).order_by(Attempt.token)
+            return list(session.scalars(rows))
+
+    def assert_one_result(self, job_id: str, outcomes: list[str]) -> None:
+        """The job succeeded once: these attempts, one model, one set of artifacts that can be fetched whole."""
+        job = self.ended(job_id)
+        assert job["status"] == "succeeded", (job["error"], self.live.log())
+        assert self.outcomes(job_id) == outcomes
+        with self.live.database.session_scope(read_only=True) as session:
+            models = list(session.scalars(select(Model).where(Model.job_id == job_id)))
+            artifacts = list(session.scalars(select(Artifact).where(Artifact.job_id == job_id)))
+        assert [model.id for model in models] == [job["result"]["model_id"]]
+        kept = sorted(open_storage(self.live.settings.storage).list(f"artifacts/{job_id}"))
+        assert kept == sorted(artifact.key for artifact in artifacts) and kept
+        assert {key.split("/")[2] for key in kept} == {str(len(outcomes))}
+        archive = self.live.client.get(f"/v1/jobs/{job_id}/model")
+        assert archive.headers["ETag"] == f'"{hashlib.sha256(archive.content).hexdigest()}"'
+
+
+def make_settings(folder: Path, database_url: str, broker_url: str) -> Settings:
+    """Settings with leases short enough for tests."""
+    return Settings(
+        data_dir=folder / "data",
+        database_url=SecretStr(database_url),
+        broker_url=SecretStr(broker_url),
+        lease_seconds=3,
+        heartbeat_seconds=0.2,
+        reconcile_seconds=2,
+        kill_grace_seconds=2,
+        disk_reserve_bytes=1 << 20,
+    )
+
+
+def open_site(folder: Path, settings: Settings, broker: EmbeddedBroker) -> Iterator[Site]:
+    """A site that is up, for a fixture to yield from."""
+    database = Database(settings.database)
+    with database.session_scope() as session:
+        _, key = issue_key(session, tenant="default", name="faults", scopes=["admin"])
+    database.dispose()
+    with LiveService(settings, key) as live:
+        yield Site(live, broker, folder)
+
+
+@pytest.fixture(scope="session")
+def damaged_site(
+    postgresql_server: PostgreSQL, postgresql_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """One service for all tests on PostgreSQL, each of which breaks something."""
+    folder = tmp_path_factory.mktemp("faults")
+    url = postgresql_server.url(postgresql_server.create(postgresql_template))
+    with valkey() as broker:
+        yield from open_site(folder, make_settings(folder, url, broker.url), broker)
+
+
+@pytest.fixture
+def site(damaged_site: Site) -> Site:
+    """The service, whole again."""
+    damaged_site.heal()
+    return damaged_site

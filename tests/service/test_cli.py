@@ -1,0 +1,242 @@
+"""The command line without a network: exit codes, messages, where the address and the key come from."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from service.auth import authenticate
+from service.cli import main
+from service.client import Client, Unreachable
+from service.commands import connect
+from service.commands.show import comparison, size_of
+from service.config import Settings, get_settings
+from service.db import Database
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+SIDE: dict[str, Any] = {
+    "metrics": {"accuracy": {"value": 0.9, "low": 0.88, "high": 0.92}},
+    "parameters": 2000,
+    "nonzero_parameters": 2000,
+    "size": 8000,
+    "flops": 100,
+    "peak_memory": None,
+    "latency": [{"runtime": "onnxruntime", "batch_size": 1, "sequence_length": 128, "p50": 0.02, "p95": 0.03}],
+}
+SMALLER = SIDE | {"parameters": 1000, "latency": [SIDE["latency"][0] | {"p50": 0.01}]}
+
+
+def job(status: str, **fields: Any) -> dict[str, Any]:
+    """A job as the API shows it."""
+    return {
+        "id": "job_1", "name": "x", "status": status, "phase": None, "result": None, "error": None, "warnings": [],
+        "progress": {"fraction": 1.0, "step": 3, "total_steps": 3, "seconds_remaining": None},
+        "queue": {"position": None}, "created_at": "2026-01-01T00:00:00Z", "started_at": None, "finished_at": None,
+    } | fields  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _fresh_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("service.client.time.sleep", lambda _: None)
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[[Handler], None]:
+    """Makes every command talk to a function."""
+
+    def install(handler: Handler) -> None:
+        monkeypatch.setenv("SECATEUR_URL", "http://service")
+        monkeypatch.setenv("SECATEUR_API_KEY", "sct_key")
+        transport = httpx.MockTransport(handler)
+        monkeypatch.setattr(connect, "Client", lambda url, key: Client(url, key, transport=transport))
+
+    return install
+
+
+def code_of(*arguments: str) -> int:
+    """The exit code of a command."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    code = ended.value.code
+    return code if isinstance(code, int) else 0
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("succeeded", 0), ("failed", 3), ("rejected", 4), ("cancelled", 5)], ids=str
+)
+def test_watch_ends_with_the_jobs_own_code(answers: Callable[[Handler], None], status: str, code: int) -> None:
+    answers(lambda _: httpx.Response(200, json=job(status)))
+    assert code_of("jobs", "watch", "job_1") == code
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, 2), (401, 2), (422, 2), (500, 3), (503, 6)])
+def test_refusals_and_faults_have_their_codes(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str], status: int, code: int
+) -> None:
+    fault = {"pointer": "/name", "detail": "shorter"}
+    answers(lambda _: httpx.Response(status, json={"code": "WHY", "detail": "do this", "errors": [fault]}))
+    assert code_of("jobs", "show", "job_1") == code
+    assert capsys.readouterr().err == "error: do this (WHY)\n  /name: shorter\n"
+    assert code_of("jobs", "show", "job_1", "--json") == code
+    told = json.loads(capsys.readouterr().err)
+    assert told == {"error": {"code": "WHY", "detail": "do this", "errors": [fault]}}
+
+
+def test_a_service_that_does_not_answer_is_6(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    answers(handler)
+    assert code_of("models", "list") == 6
+    assert "http://service" in capsys.readouterr().err
+
+
+def test_without_any_service_the_message_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("models", "list") == 6
+    message = capsys.readouterr().err
+    assert "secateur up" in message and "SECATEUR_URL" in message and "SECATEUR_API_KEY" in message
+
+
+@pytest.mark.parametrize("arguments", [("jobs", "submit"), ("nonsense",), ("jobs", "list", "--limit", "0")])
+def test_wrong_usage_is_2(arguments: tuple[str, ...]) -> None:
+    assert code_of(*arguments) == 2
+
+
+@pytest.mark.parametrize("content", ["not JSON", "[]"])
+def test_a_spec_that_is_no_object_is_2(tmp_path: Path, content: str) -> None:
+    (tmp_path / "spec.json").write_text(content)
+    assert code_of("jobs", "submit", str(tmp_path / "spec.json")) == 2
+    assert code_of("run", "--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")) == 2
+
+
+# run
+
+
+def run_with(tmp_path: Path, *options: str) -> int:
+    """`secateur run` of a spec that names its model."""
+    (tmp_path / "spec.json").write_text('{"name": "x", "model_id": "mdl_1"}')
+    return code_of("run", "--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out"), *options)
+
+
+def test_run_tells_why_a_job_failed_and_fetches_nothing(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    error = {"code": "OUT_OF_MEMORY", "message": "Use a smaller batch.", "blame": "user", "retryable": False}
+    answers(lambda request: httpx.Response(202 if request.method == "POST" else 200, json=job("failed", error=error)))
+    assert run_with(tmp_path) == 3
+    assert "Use a smaller batch. (OUT_OF_MEMORY)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_run_leaves_the_job_alone_and_says_so(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        if request.method == "GET":
+            raise KeyboardInterrupt
+        return httpx.Response(202, json=job("queued"))
+
+    answers(handler)
+    assert run_with(tmp_path) == 130
+    assert "secateur jobs watch job_1" in capsys.readouterr().err
+    assert asked == ["/v1/jobs", "/v1/jobs/job_1"]
+
+
+def test_run_needs_a_model(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text("{}")
+    assert code_of("run", "--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")) == 2
+
+
+# Address and key
+
+
+def test_a_local_service_is_found_by_its_data_directory(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("http://127.0.0.1:8400\n")
+    (tmp_path / "api-key").write_text("sct_local\n")
+    assert connect.address(Settings(data_dir=tmp_path)) == ("http://127.0.0.1:8400", "sct_local")
+
+
+def test_the_environment_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("http://127.0.0.1:8400")
+    (tmp_path / "api-key").write_text("sct_local")
+    given = Settings(data_dir=tmp_path, url="https://far", api_key=SecretStr("sct_far"))
+    assert connect.address(given) == ("https://far", "sct_far")
+
+
+def test_the_local_key_is_never_sent_to_another_address(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("http://127.0.0.1:8400")
+    (tmp_path / "api-key").write_text("sct_local")
+    with pytest.raises(Unreachable, match="SECATEUR_API_KEY"):
+        connect.address(Settings(data_dir=tmp_path, url="https://far"))
+
+
+# The parts of a deployment
+
+
+@pytest.fixture
+def told_database(monkeypatch: pytest.MonkeyPatch, database_url: str) -> str:
+    """A migrated database that the commands are told of."""
+    monkeypatch.setenv("SECATEUR_DATABASE_URL", database_url)
+    return database_url
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_created_key_works_for_its_tenant_and_scopes(
+    told_database: str, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    options = ["--tenant", "search", "--scope", "write", "--days", "7", *(["--json"] if as_json else [])]
+    assert code_of("keys", "create", *options) == 0
+    out = capsys.readouterr().out
+    plaintext = json.loads(out)["key"] if as_json else out.strip()
+    database = Database(told_database)
+    with database.session_scope() as session:
+        principal = authenticate(session, f"Bearer {plaintext}")
+    database.dispose()
+    assert (principal.tenant, principal.scopes) == ("search", frozenset({"read", "write"}))
+
+
+def test_api_beyond_this_machine_needs_a_key(told_database: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("api", "--host", "0.0.0.0") == 2
+    assert "secateur keys create" in capsys.readouterr().err
+
+
+def test_worker_becomes_celery_with_one_job_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, words: seen.append([program, *words]))
+    assert code_of("worker") == 0
+    program, *words = seen[0]
+    assert program == sys.executable
+    assert words[1:6] == ["-m", "celery", "-A", "workers.app", "worker"]
+    assert "--concurrency=1" in words
+
+
+# What is shown
+
+
+def test_before_and_after_are_compared_line_by_line() -> None:
+    rows = {what: rest for what, *rest in comparison({"before": SIDE, "after": SMALLER})}
+    assert rows["accuracy"] == ["0.9000 [0.8800, 0.9200]", "0.9000 [0.8800, 0.9200]", "+0.0000"]
+    assert rows["parameters"] == ["2,000", "1,000", "2.00 x smaller"]
+    assert rows["onnxruntime p50, batch 1 x 128"] == ["20.00 ms", "10.00 ms", "2.00 x faster"]
+    assert "peak_memory" not in rows, "it was not measured"
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (90_855_944, "90.9 MB"), (2e12, "2.0 TB")])
+def test_sizes_are_for_people(count: float, text: str) -> None:
+    assert size_of(count) == text
