@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 import typer.main
+import yaml
 
 from service import specs
 from service.cli import app
@@ -195,6 +196,15 @@ def test_the_command_line_has_every_command_of_the_contract() -> None:
     wanted = {"up", "run", "api", "worker", "migrate", "keys create"}
     wanted |= {f"models {name}" for name in models} | {f"datasets {name}" for name in datasets}
     assert wanted | {f"jobs {name}" for name in jobs} <= command_names()
+
+
+def test_the_commit_hooks_run_what_make_lint_runs_and_need_no_network() -> None:
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    entries = [hook["entry"] for hook in repositories[0]["hooks"]]
+    recipe = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    linted = [line.strip().replace("$(BIN)", ".venv/bin").removesuffix(" .") for line in recipe.splitlines()[1:]]
+    assert [entry.replace(" --force-exclude", "") for entry in entries] == linted
 
 
 def test_decisions_are_numbered_and_listed() -> None:

@@ -1,5 +1,6 @@
 """Folders of uploads under way: gone when the upload ends, swept at the next start when the process was killed."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -8,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from service.intake.limits import no_space
+
 _FOLDER = "uploads"
 
 
 @contextmanager
 def upload_folder(scratch: Path) -> Iterator[Path]:
-    """An empty private folder, removed with all it holds when the block ends.
+    """An empty private folder, removed with all it holds when the block ends; a full disk is `InsufficientStorage`.
 
     It is locked meanwhile: pids repeat across containers, so a sweeper can only tell the living by their locks.
     """
@@ -24,6 +27,10 @@ def upload_folder(scratch: Path) -> Iterator[Path]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield folder
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise no_space() from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)

@@ -1,6 +1,5 @@
 """Where members of an archive end up: a folder that takes regular files only and counts every byte."""
 
-import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from service.errors import Invalid
-from service.intake.limits import MAX_ENTRIES, MAX_RATIO, RATIO_FREE_BYTES, Limits, no_space
+from service.intake.limits import MAX_ENTRIES, MAX_RATIO, RATIO_FREE_BYTES, Limits
 from service.intake.names import member_name, shown
 
 
@@ -109,16 +108,11 @@ class Unpacked:
 
     def _write(self, name: str, content: Iterator[bytes]) -> Stored:
         *folders, base = name.split("/")
+        descriptor = _open_folder(self.folder, folders)
         try:
-            descriptor = _open_folder(self.folder, folders)
-            try:
-                return _write_file(descriptor, base, content)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise no_space() from error
-            raise
+            return _write_file(descriptor, base, content)
+        finally:
+            os.close(descriptor)
 
 
 def _split(content: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:

@@ -55,7 +55,8 @@ def test_only_the_end_of_a_long_log_is_kept(tmp_path: Path) -> None:
 def test_the_engine_leads_its_own_session_without_core_dumps_or_input(tmp_path: Path) -> None:
     code = (
         "import resource; print(os.getsid(0) == os.getpid(), resource.getrlimit(resource.RLIMIT_CORE), "
-        "repr(sys.stdin.read()), [n for n in range(99) if os.path.exists(f'/proc/self/fd/{n}')][3:] == [int(sys.argv[3])])"
+        "repr(sys.stdin.read()), [n for n in range(99) if os.path.exists(f'/proc/self/fd/{n}')]"
+        " == [0, 1, 2, int(sys.argv[3])])"
     )
     running = engine(code, tmp_path, [])
     finish(running)

@@ -174,3 +174,20 @@ def test_a_flipped_byte_never_surprises(
     except (BadRequest, Invalid, PayloadTooLarge):
         return
     assert len(unpacked.files) <= 2
+
+
+def test_what_is_written_counts_whatever_was_declared(tmp_path: Path) -> None:
+    target = Unpacked(tmp_path, _limits(tmp_path, total=1000), KEEP_ALL, lambda: 1000)
+    with pytest.raises(PayloadTooLarge):
+        target.add_file("a", 10, iter([bytes(600)] * 3))
+
+
+def test_a_zip_member_never_unpacks_beyond_its_declared_size(tmp_path: Path) -> None:
+    body = bytearray(zipped({"model.safetensors": bytes(8_000_000)}))
+    for magic, at in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
+        start = body.rindex(magic) + at
+        body[start : start + 4] = (1000).to_bytes(4, "little")
+    with pytest.raises(BadRequest) as error:
+        _unpack(bytes(body), tmp_path)
+    assert error.value.code == "ARCHIVE_MALFORMED"
+    assert sum(path.stat().st_size for path in (tmp_path / "files").iterdir()) <= 1000

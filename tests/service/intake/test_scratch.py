@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from service.errors import InsufficientStorage
 from service.intake.scratch import sweep, upload_folder
 
 
@@ -28,3 +29,9 @@ def test_the_sweeper_tells_the_living_from_the_dead(tmp_path: Path) -> None:
         assert sweep(tmp_path) == 1
         assert living.exists()
     assert not dead.exists()
+
+
+def test_a_full_disk_is_507(tmp_path: Path) -> None:
+    with pytest.raises(InsufficientStorage), upload_folder(tmp_path), Path("/dev/full").open("wb", buffering=0) as full:
+        full.write(b"x")
+    assert list((tmp_path / "uploads").iterdir()) == []

@@ -1,0 +1,39 @@
+"""The Celery application of the workers."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from service.broker import ENTRY
+from service.config import Settings
+from workers import app, supervisor
+
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "sklearn", "numpy"}
+
+
+def test_importing_it_loads_no_machine_learning() -> None:
+    code = "import sys, workers.app; print(*sorted(name for name in sys.modules if '.' not in name))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "celery" in loaded and not HEAVY & set(loaded)
+
+
+def test_there_is_one_entry_and_it_takes_the_jobs_id() -> None:
+    assert [name for name in app.app.tasks if not name.startswith("celery.")] == [ENTRY]
+    assert app.app.conf.worker_pool_start_method == "spawn"
+    assert app.app.conf.worker_max_tasks_per_child == 1
+
+
+def test_the_drain_flag_is_raised_by_a_shutdown_and_taken_down_at_the_next_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "get_settings", lambda: settings)
+    settings.scratch.mkdir(parents=True)
+    flag = supervisor.drain_file(settings.scratch, os.getpid())
+    app._shutting_down()
+    assert flag.exists()
+    app._ready()
+    assert not flag.exists()
+    app._shutdown()
+    app._presence.cache_clear()
