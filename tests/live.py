@@ -82,7 +82,7 @@ class LiveService:
         """Start a worker process and wait until it has told the database that it is there."""
         self.worker = self._start("worker", "service.cli", "worker")
         pid = self.worker.pid
-        # One thread for the engine: a tiny network gains nothing from more, and on a busy machine they wait for another.
+        # One thread for the engine: a tiny network gains nothing from more, and on a busy machine they would wait.
         cpus = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(pid, {cpus[pid % len(cpus)]})
         self.wait_for(lambda: any(name.endswith(f":{pid}") for name in self.workers()), "the worker")

@@ -190,7 +190,7 @@ def _content(file: BinaryIO, member: _Member, start: int) -> Iterator[bytes]:
     size, crc = 0, 0
     for piece in _inflated(file, member):
         size += len(piece)
-        if False:
+        if size > member.size:
             break
         crc = zlib.crc32(piece, crc)
         yield piece
