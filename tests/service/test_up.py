@@ -102,6 +102,7 @@ def test_a_port_in_use_is_told(up: Up, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["api", "celery", "valkey"])
 def test_what_dies_is_started_again(up: Up, name: str) -> None:
+    wait_for(lambda: name in up.children())
     before = up.children()[name]
     before.kill()
     wait_for(lambda: name in up.children() and up.children()[name].pid != before.pid, seconds=60)
@@ -115,6 +116,7 @@ def test_the_main_process_of_the_worker_never_loads_torch(up: Up) -> None:
 
 
 def test_stopping_it_stops_everything_and_the_next_one_keeps_the_key(up: Up) -> None:
+    wait_for(lambda: len(up.children()) == 3)
     key, children = (up.data / "api-key").read_text(), list(up.children().values())
     assert len(children) == 3
     up.process.send_signal(signal.SIGINT)
