@@ -38,6 +38,8 @@ def environment(folder: Path, settings: Settings) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Threads that wait by spinning make training several times slower where others use the cores too.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONHASHSEED": "0",
     }
     if settings.cuda_visible_devices is not None:

@@ -87,7 +87,7 @@ class Site:
 
     def ended(self, job_id: str) -> dict[str, Any]:
         """Wait until the job has ended."""
-        self.live.wait_for(lambda: self.job(job_id)["status"] in FINAL, "the job to end", seconds=120)
+        self.live.wait_for(lambda: self.job(job_id)["status"] in FINAL, "the job to end", seconds=240)
         return self.job(job_id)
 
     def engine(self) -> psutil.Process:

@@ -57,9 +57,11 @@ def test_the_broker_is_flushed_and_killed(site: Site) -> None:
     site.broker.process.wait()
     for file in (site.broker.directory / "appendonlydir").iterdir():
         file.unlink()
-    submitted_meanwhile = site.submit(epochs=1)
+    unheard = site.submit(epochs=1)
+    assert site.live.client.post(f"/v1/jobs/{unheard}/cancel").status_code == 200
     site.broker.start()
-    for job_id in (running, queued, submitted_meanwhile):
+    assert site.job(unheard)["status"] == "cancelled"
+    for job_id in (running, queued):
         site.assert_one_result(job_id, ["succeeded"])
 
 
