@@ -33,7 +33,7 @@ CELERY_SETTINGS: dict[str, Any] = {
     "worker_pool": "prefork",
     "worker_concurrency": 1,
     "worker_pool_start_method": "spawn",
-    "worker_max_tasks_per_child": 1,
+    "worker_max_tasks_per_child": 100,  # the engine is a process of its own, so this one stays small and clean
     "worker_disable_prefetch": True,
     "worker_prefetch_multiplier": 1,
     "worker_cancel_long_running_tasks_on_connection_loss": False,

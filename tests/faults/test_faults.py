@@ -9,6 +9,7 @@ from service.broker import Broker
 from service.embedded import EmbeddedBroker
 from tests.faults.conftest import Site, make_settings, open_site
 from tests.processes import gone, wait_for
+from tests.servers import PostgreSQL
 
 
 def test_the_engine_is_killed(site: Site) -> None:
@@ -63,6 +64,16 @@ def test_the_broker_is_flushed_and_killed(site: Site) -> None:
     assert site.job(unheard)["status"] == "cancelled"
     for job_id in (running, queued):
         site.assert_one_result(job_id, ["succeeded"])
+
+
+def test_the_database_crashes_and_comes_back(site: Site, postgresql_server: PostgreSQL) -> None:
+    job_id = site.submit()
+    site.running(job_id)
+    postgresql_server.stop()
+    answer = site.live.client.get(f"/v1/jobs/{job_id}")
+    assert answer.status_code == 503 and "Retry-After" in answer.headers
+    postgresql_server.restart()
+    site.assert_one_result(job_id, ["succeeded"])
 
 
 def test_a_worker_that_is_told_to_leave_gives_the_job_back(site: Site) -> None:

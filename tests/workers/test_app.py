@@ -22,7 +22,6 @@ def test_importing_it_loads_no_machine_learning() -> None:
 def test_there_is_one_entry_and_it_takes_the_jobs_id() -> None:
     assert [name for name in app.app.tasks if not name.startswith("celery.")] == [ENTRY]
     assert app.app.conf.worker_pool_start_method == "spawn"
-    assert app.app.conf.worker_max_tasks_per_child == 1
 
 
 def test_the_drain_flag_is_raised_by_a_shutdown_and_taken_down_at_the_next_start(
