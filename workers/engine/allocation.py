@@ -1,46 +1,58 @@
 """Allocation: how many units go where, given their scores. Every function returns what to keep, as booleans."""
 
+import math
+
 import torch
 from torch import Tensor
 
 
-def to_keep(units: int, share: float) -> int:
-    """Units left after cutting `share` of `units`, rounded to the nearest; one always stays."""
-    return max(1, units - int(units * share + 0.5))
+def nearest(number: float) -> int:
+    """The nearest integer, halves upwards; what 0.1 + 0.2 and the like leave below a half counts as a half."""
+    return math.floor(number + 0.5 + 1e-9)
 
 
-def best(scores: Tensor, keep: int) -> Tensor:
-    """Exactly the `keep` highest of `scores`, ties broken by position."""
-    order = torch.argsort(scores, descending=True, stable=True)
-    mask = torch.zeros(len(scores), dtype=torch.bool)
-    mask[order[:keep]] = True
-    return mask
+def allocate(
+    scores: list[Tensor], original: list[int], share: float, *, ranked: bool, comparable: bool
+) -> list[Tensor]:
+    """Keeps all but `share` of the `original` units per group, or with `ranked` of their sum, the best first.
 
-
-def uniform(scores: list[Tensor], keep: list[int]) -> list[Tensor]:
-    """The same share in every group: `keep[g]` units of group g."""
-    return [best(score, count) for score, count in zip(scores, keep, strict=True)]
-
-
-def ranked(scores: list[Tensor], keep: int, *, comparable: bool) -> list[Tensor]:
-    """`keep` units over all groups, ranked together; each group keeps its best one.
-
-    Scores of different groups that are not `comparable` are first divided by their group's mean, since raw norms favour
-    groups with large weights.
+    Rounded to the nearest; at least one unit of each group stays, and none that is gone comes back. In a joint ranking
+    scores that are not `comparable` are divided by their group's mean first: raw norms favour layers of large weights.
     """
-    scaled = [score if comparable else score / score.mean().clamp_min(1e-30) for score in scores]
-    firsts = [torch.zeros(len(score), dtype=torch.bool) for score in scores]
-    for first, score in zip(firsts, scaled, strict=True):
-        first[score.argmax()] = True
-    together = torch.cat(scaled).masked_fill(torch.cat(firsts), float("inf"))
-    return list(best(together, max(keep, len(scores))).split([len(score) for score in scores]))
+    if not ranked:
+        left = [max(1, units - nearest(units * share)) for units in original]
+        return [_highest(values, min(units, len(values))) for values, units in zip(scores, left, strict=True)]
+    scaled = [values if comparable else values / values.mean().clamp_min(1e-30) for values in scores]
+    best = [torch.arange(len(values)) == values.argmax() for values in scaled]
+    together = torch.cat(scaled).masked_fill(torch.cat(best), math.inf)
+    total = max(len(scores), sum(original) - nearest(sum(original) * share))
+    return list(_highest(together, min(total, len(together))).split([len(values) for values in scores]))
 
 
-def two_of_four(score: Tensor, columns: int) -> Tensor:
-    """The two highest of every four neighbours in a row of `columns`; a row's odd end is kept whole."""
-    rows = score.view(-1, columns)
-    whole = columns // 4 * 4
-    runs = rows[:, :whole].unflatten(1, (-1, 4))
-    kept = torch.zeros_like(runs, dtype=torch.bool).scatter(-1, runs.topk(2, dim=-1).indices, True)
-    tail = torch.ones(len(rows), columns - whole, dtype=torch.bool)
-    return torch.cat([kept.flatten(1), tail], dim=1).flatten()
+def exact(scores: list[Tensor], share: float, *, ranked: bool) -> list[Tensor]:
+    """Cuts exactly `share` of the single weights, rounded to the nearest: of each matrix, or with `ranked` of all."""
+    if not ranked:
+        return [_highest(values, len(values) - nearest(len(values) * share)) for values in scores]
+    together = torch.cat(scores)
+    keep = _highest(together, len(together) - nearest(len(together) * share))
+    return list(keep.split([len(values) for values in scores]))
+
+
+def n_of_four(scores: Tensor, columns: int, kept: int) -> Tensor:
+    """The `kept` best of every four neighbours in a row of `columns`; at most so many of what is left at its end."""
+    rows = scores.view(-1, columns)
+    padded = torch.nn.functional.pad(rows, (0, -columns % 4), value=-math.inf).unflatten(1, (-1, 4))
+    best = padded.topk(kept, dim=-1).indices
+    keep = torch.zeros_like(padded, dtype=torch.bool).scatter_(-1, best, True)
+    return keep.flatten(1)[:, :columns].flatten()
+
+
+def _highest(scores: Tensor, count: int) -> Tensor:
+    """Marks exactly `count` of the highest; of equals the first. Linear time: a full sort of all weights is slow."""
+    if count == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(len(scores) - count + 1).values
+    keep = scores > threshold
+    ties = (scores == threshold).nonzero().flatten()
+    keep[ties[: count - int(keep.sum())]] = True
+    return keep

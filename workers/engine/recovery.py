@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from service.specs import Distillation, Sgd, Training
 from workers.engine.evaluation import quality
 from workers.engine.failures import EngineError
 from workers.engine.reporter import Reporter
-from workers.engine.structures import linears_of
+from workers.engine.structures.weights import linears_of
 from workers.engine.tasks import Batch, Task
 from workers.engine.tasks.text_classification import logits_of
 
 MAX_GRADIENT_NORM = 1.0
+CURVE_POINTS = 500
+"""About how many points a training curve has at most."""
+TRAINING_COST = 3
+"""What a step costs in forward passes: one forward, and a backward of twice its work."""
+DIVERGED = "the loss is not finite; lower learning_rate or raise warmup_ratio"
 
 
 @dataclass(frozen=True)
@@ -38,66 +42,108 @@ class Course:
     first_step: int = 0
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a network does on `validation`; more accuracy is better, and of equals the lower loss."""
+
+    accuracy: float
+    loss: float
+
+    def beats(self, other: "Standing") -> bool:
+        """Whether to keep these weights rather than the other's; weights without a finite loss never."""
+        if not math.isfinite(self.loss) or not math.isfinite(other.loss):
+            return math.isfinite(self.loss)
+        return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+
+
 def train(
     network: PreTrainedModel, task: Task, course: Course, reporter: Reporter, teacher: PreTrainedModel | None = None
 ) -> int:
-    """Trains in place and leaves the weights of the best epoch on `validation`; returns the number of steps.
+    """Trains in place and leaves the weights of the best epoch on `validation`; returns the number of the last step.
 
-    With `distillation` the loss is `(1 - weight) * task + weight * T² * KL(teacher ‖ student)` at temperature T
-    (Hinton et al., 2015). Raises EngineError DIVERGED when no batch of an epoch had a finite loss.
+    The untrained weights count as epoch 0, so that fine-tuning never makes a network worse. With `distillation` the
+    loss is `(1 - weight) * task + weight * T² * KL(teacher ‖ student)` at temperature T (Hinton et al., 2015). Raises
+    EngineError DIVERGED when no batch of an epoch had a finite loss.
     """
-    steps = course.epochs * math.ceil(task.rows("train") / course.recipe.batch_size)
-    optimizer = make_optimizer(network, course.recipe)
-    schedule = LambdaLR(optimizer, learning_rate_curve(course.recipe, steps))
-    zeros = Zeros(network) if course.sparse else None
-    generator = torch.Generator().manual_seed(course.seed)
-    best, best_weights, step = -1.0, None, course.first_step
-    for epoch in range(course.epochs):
-        network.train()
-        finite = 0
-        for batch in task.batches("train", course.recipe.batch_size, generator):
-            value = _step(network, task, batch, course, teacher, optimizer, zeros)
-            schedule.step()
-            step += 1
-            finite += math.isfinite(value)
-            reporter.metric(f"{course.name}/loss", step, value)
-            reporter.advance()
-        if not finite:
-            raise EngineError("DIVERGED", "the loss is not finite; lower learning_rate", blame="user")
-        score = _validate(network, task, course.name, step, reporter)
-        if score > best:
-            best = score
-            best_weights = _copy(network) if epoch + 1 < course.epochs else None
-    if best_weights is not None:
-        network.load_state_dict(best_weights)
+    run = _Run(network, task, course, reporter, teacher)
+    best, best_epoch, weights = run.validate(), 0, _copy(network)
+    for epoch in range(1, course.epochs + 1):
+        run.epoch()
+        found = run.validate()
+        if found.beats(best):
+            best, best_epoch, weights = found, epoch, _copy(network)
+    if not math.isfinite(best.loss):
+        raise EngineError("DIVERGED", DIVERGED, blame="user")
+    network.load_state_dict(weights)
     network.eval()
-    return step
+    message = f"Epoch {best_epoch} of {course.epochs} was the best on validation (0 is before training)."
+    reporter.event("training.best", message, epoch=best_epoch, accuracy=best.accuracy)
+    return run.step
 
 
-def _step(
-    network: PreTrainedModel,
-    task: Task,
-    batch: Batch,
-    course: Course,
-    teacher: PreTrainedModel | None,
-    optimizer: Optimizer,
-    zeros: "Zeros | None",
-) -> float:
-    """One update; a batch whose loss is not finite is left out."""
-    with _autocast(network, course.bfloat16):
-        if course.distillation and teacher is not None:
-            loss = distilled_loss(network, teacher, batch, course.distillation)
-        else:
-            loss = task.loss(network, batch)
-    value = loss.item()
-    optimizer.zero_grad(set_to_none=True)
-    if math.isfinite(value):
+class _Run:
+    """One course under way."""
+
+    def __init__(
+        self, network: PreTrainedModel, task: Task, course: Course, reporter: Reporter, teacher: PreTrainedModel | None
+    ) -> None:
+        self.network, self.task, self.course, self.reporter, self.teacher = network, task, course, reporter, teacher
+        self.step = course.first_step
+        steps = course.epochs * math.ceil(task.rows("train") / course.recipe.batch_size)
+        self.optimizer = make_optimizer(network, course.recipe)
+        self.learning_rate = learning_rate_curve(course.recipe, steps)
+        self.zeros = Zeros(network) if course.sparse else None
+        self.generator = torch.Generator().manual_seed(course.seed)
+        self.told_every = max(1, steps // CURVE_POINTS)
+        self.losses: list[float] = []
+
+    def epoch(self) -> None:
+        """All rows once."""
+        self.network.train()
+        finite = False
+        for batch in self.task.batches("train", self.course.recipe.batch_size, self.generator):
+            value = self.update(batch)
+            self.step += 1
+            finite = finite or math.isfinite(value)
+            self.tell(value)
+            self.reporter.advance(len(batch["labels"]) * (TRAINING_COST + (self.course.distillation is not None)))
+        if not finite:
+            raise EngineError("DIVERGED", DIVERGED, blame="user")
+
+    def update(self, batch: Batch) -> float:
+        """One step; a batch whose loss or gradient is not finite is left out."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step - self.course.first_step)
+        with _autocast(self.network, self.course.bfloat16):
+            if self.course.distillation and self.teacher is not None:
+                loss = distilled_loss(self.network, self.teacher, batch, self.course.distillation)
+            else:
+                loss = self.task.loss(self.network, batch)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), MAX_GRADIENT_NORM)
-        optimizer.step()
-        if zeros is not None:
-            zeros.restore()
-    return value
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
+        value = float(loss.detach())
+        if math.isfinite(value) and bool(norm.isfinite()):
+            self.optimizer.step()
+            if self.zeros is not None:
+                self.zeros.restore()
+        return value
+
+    def tell(self, value: float) -> None:
+        """The mean loss since the last point of the curve."""
+        self.losses.append(value)
+        if len(self.losses) == self.told_every:
+            self.reporter.metric(f"{self.course.name}/loss", self.step, sum(self.losses) / len(self.losses))
+            self.losses.clear()
+
+    def validate(self) -> Standing:
+        """Figures on `validation`, told as points of curves."""
+        found = self.task.evaluate(self.network, "validation")
+        standing = Standing(quality(found)["accuracy"], found["loss"])
+        self.reporter.metric(f"{self.course.name}/validation_accuracy", self.step, standing.accuracy)
+        self.reporter.metric(f"{self.course.name}/validation_loss", self.step, standing.loss)
+        self.reporter.advance(self.task.rows("validation"))
+        return standing
 
 
 def _autocast(network: PreTrainedModel, bfloat16: bool) -> AbstractContextManager[object]:
@@ -120,14 +166,6 @@ def distilled_loss(network: PreTrainedModel, teacher: PreTrainedModel, batch: Ba
     return (1 - spec.weight) * hard + spec.weight * heat * heat * soft
 
 
-def _validate(network: PreTrainedModel, task: Task, name: str, step: int, reporter: Reporter) -> float:
-    found = task.evaluate(network, "validation")
-    accuracy = quality(found)["accuracy"]
-    reporter.metric(f"{name}/validation_accuracy", step, accuracy)
-    reporter.metric(f"{name}/validation_loss", step, found["loss"])
-    return accuracy
-
-
 def _copy(network: PreTrainedModel) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
@@ -144,20 +182,20 @@ def make_optimizer(network: PreTrainedModel, recipe: Training) -> Optimizer:
 
 
 def learning_rate_curve(recipe: Training, steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate per step: a linear rise over `warmup_ratio` of the steps, then the decay."""
-    rise = int(steps * recipe.warmup_ratio)
+    """Learning rate at each step from 0: a linear rise over `warmup_ratio` of the steps, then the decay to zero."""
+    rise = round(steps * recipe.warmup_ratio)
 
-    def factor(step: int) -> float:
+    def rate(step: int) -> float:
         if step < rise:
-            return (step + 1) / (rise + 1)
+            return recipe.learning_rate * (step + 1) / rise
         left = (steps - step) / max(1, steps - rise)
-        if recipe.decay == "linear":
-            return max(0.0, left)
-        if recipe.decay == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (1 - min(1.0, max(0.0, left)))))
-        return 1.0
+        if recipe.decay == "constant":
+            left = 1.0
+        elif recipe.decay == "cosine":
+            left = 0.5 * (1 - math.cos(math.pi * left))
+        return recipe.learning_rate * left
 
-    return factor
+    return rate
 
 
 class Zeros:

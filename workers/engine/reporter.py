@@ -3,10 +3,12 @@
 import json
 import math
 import time
-from collections import defaultdict
 from typing import Any, TextIO
 
-_PROGRESS_SECONDS = 0.5
+PROGRESS_SECONDS = 0.5
+STEPS_SHARE = 0.65
+"""Share of a job's progress that scoring, training and evaluation take; exports, checks and benchmark are the rest."""
+EARLIEST_FORECAST = 0.02
 
 
 class Reporter:
@@ -19,9 +21,10 @@ class Reporter:
         self._phase_started = self._started
         self._told = 0.0
         self._step = 0
+        self._fraction = 0.0
         self.total_steps = 1
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.curves: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.seconds: dict[str, float] = {}
+        self.curves: dict[str, list[dict[str, Any]]] = {}
         self.warnings: list[dict[str, str]] = []
 
     def _write(self, **line: Any) -> None:
@@ -32,23 +35,28 @@ class Reporter:
         """A new phase begins; None ends the last one."""
         now = time.monotonic()
         if self._phase is not None:
-            self.seconds[self._phase] = round(self.seconds[self._phase] + now - self._phase_started, 3)
+            self.seconds[self._phase] = round(self.seconds.get(self._phase, 0.0) + now - self._phase_started, 3)
         self._phase, self._phase_started = name, now
         if name is not None:
             self._write(type="phase", phase=name)
 
     def advance(self, steps: int = 1) -> None:
-        """Steps of the job's total are done."""
+        """Steps of `total_steps` are done: the part of the job that reads rows, `STEPS_SHARE` of its progress."""
         self._step = min(self._step + steps, self.total_steps)
+        self.reach(STEPS_SHARE * self._step / self.total_steps)
+
+    def reach(self, fraction: float) -> None:
+        """So much of the job is done; told at most every half second."""
         now = time.monotonic()
-        if now - self._told < _PROGRESS_SECONDS:
+        self._fraction = max(self._fraction, fraction)
+        if now - self._told < PROGRESS_SECONDS:
             return
         self._told = now
-        fraction = self._step / self.total_steps
-        left = (now - self._started) * (1 - fraction) / fraction if fraction > 0.02 else None
+        elapsed = now - self._started
+        left = elapsed * (1 - self._fraction) / self._fraction if self._fraction >= EARLIEST_FORECAST else None
         self._write(
             type="progress",
-            fraction=round(fraction, 4),
+            fraction=round(self._fraction, 4),
             step=self._step,
             total_steps=self.total_steps,
             seconds_remaining=None if left is None else round(left, 1),
@@ -57,7 +65,7 @@ class Reporter:
     def metric(self, name: str, step: int, value: float) -> None:
         """One point of a curve; a value that is not finite becomes null."""
         finite = value if math.isfinite(value) else None
-        self.curves[name].append({"step": step, "value": finite})
+        self.curves.setdefault(name, []).append({"step": step, "value": finite})
         self._write(type="metric", name=name, step=step, value=finite)
 
     def event(self, event: str, message: str, level: str = "info", **data: Any) -> None:

@@ -7,10 +7,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.specs import DATA_CRITERIA, Cut
+from service.specs import Cut
 from workers.engine import allocation
-from workers.engine.criteria import CRITERIA, Criterion
-from workers.engine.structures import STRUCTURES, Group, Structure, gated, linears_of
+from workers.engine.criteria import CRITERIA
+from workers.engine.criteria.criterion import Criterion
+from workers.engine.failures import EngineError
+from workers.engine.recovery import TRAINING_COST
+from workers.engine.reporter import Reporter
+from workers.engine.structures import STRUCTURES
+from workers.engine.structures.structure import Group
 from workers.engine.tasks import Task
 
 SCORING_BATCH = 32
@@ -47,7 +52,13 @@ class Anatomy:
 
 
 def apply_cut(
-    network: PreTrainedModel, cut: Cut, share: float, anatomy: Anatomy, task: Task | None, generator: torch.Generator
+    network: PreTrainedModel,
+    cut: Cut,
+    share: float,
+    anatomy: Anatomy,
+    task: Task | None,
+    generator: torch.Generator,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """Scores, allocates and cuts, in place. `share` is the part of the original units gone after this round.
 
@@ -55,76 +66,78 @@ def apply_cut(
     """
     structure = STRUCTURES[cut.structure]
     groups = structure.groups(network)
-    criterion = CRITERIA[cut.criterion.kind](cut.criterion, structure, generator)
-    scores = score(network, structure, groups, criterion, cut, task)
     original = anatomy.original_units(cut.structure, groups)
-    keep = _allocate(network, cut, share, groups, scores, original, criterion.comparable)
+    criterion = CRITERIA[cut.criterion.kind](cut.criterion, structure, generator)
+    scores = score(network, criterion, groups, task, getattr(cut.criterion, "samples", 0), reporter)
+    reporter.phase("pruning")
+    if cut.structure == "weights":
+        keep = _allocate_weights(cut, share, groups, scores)
+    else:
+        keep = allocation.allocate(
+            scores, original, share, ranked=cut.scope == "global", comparable=criterion.comparable
+        )
+    structure.cut(network, keep)
     if cut.structure == "layers":
         anatomy.kept_layers = [i for i, kept in zip(anatomy.kept_layers, keep[0].tolist(), strict=True) if kept]
-    structure.cut(network, keep)
-    kept = sum(int(mask.sum()) for mask in keep)
-    return {
+    removed = sum(original) - sum(int(mask.sum()) for mask in keep)
+    done: dict[str, Any] = {
         "structure": cut.structure,
         "criterion": cut.criterion.kind,
-        "removed": sum(original) - kept,
+        "removed": removed,
         "of": sum(original),
     }
+    reporter.event("pruning.cut", f"Cut {removed} of {sum(original)} {cut.structure} by {cut.criterion.kind}.", **done)
+    return done
+
+
+def _allocate_weights(cut: Cut, share: float, groups: list[Group], scores: list[Tensor]) -> list[Tensor]:
+    """Single weights are all of one size, so that their raw scores are ranked; zeros are cut already and stay so."""
+    weights = [group.parts[0].parameter.detach().cpu() for group in groups]
+    scores = [values.masked_fill(weight.flatten() == 0, -1.0) for values, weight in zip(scores, weights, strict=True)]
+    if cut.pattern == "2:4":
+        kept = 4 - allocation.nearest(4 * share)
+        return [allocation.n_of_four(v, weight.shape[1], kept) for v, weight in zip(scores, weights, strict=True)]
+    return allocation.exact(scores, share, ranked=cut.scope == "global")
 
 
 def score(
     network: PreTrainedModel,
-    structure: Structure,
-    groups: list[Group],
     criterion: Criterion,
-    cut: Cut,
+    groups: list[Group],
     task: Task | None,
+    samples: int,
+    reporter: Reporter,
 ) -> list[Tensor]:
-    """One tensor of (units,) per group; rows are read where the criterion needs them."""
+    """One tensor of (units,) per group; `samples` rows are read where the criterion needs them.
+
+    Raises EngineError NOT_FINITE where the network is broken and its units cannot be told apart.
+    """
     criterion.attach(network, groups)
-    if cut.criterion.kind in DATA_CRITERIA:
+    if criterion.needs != "nothing":
         assert task is not None  # the door refuses such a job without a data set
         network.eval()
-        with gated(network, structure, criterion.gates):
-            for batch in task.sample(getattr(cut.criterion, "samples", 512), SCORING_BATCH):
-                network.zero_grad(set_to_none=True)
-                loss = task.loss(network, batch)
-                extra = criterion.extra_loss()
-                (loss if extra is None else loss + extra).backward()
-                criterion.advance(len(batch["labels"]))
+        # A gate's gradient does not need those of the weights, which are a third of the work.
+        network.requires_grad_(criterion.needs == "gradients")
+        _read(network, criterion, task, task.sample_size(samples), reporter)
+        network.requires_grad_(True)
         network.zero_grad(set_to_none=True)
-    return [values.cpu() for values in criterion.scores()]
+    scores = criterion.scores()
+    if not all(bool(values.isfinite().all()) for values in scores):
+        raise EngineError("NOT_FINITE", "the network's scores are not finite: its weights are broken", blame="user")
+    return scores
 
 
-def _allocate(
-    network: PreTrainedModel,
-    cut: Cut,
-    share: float,
-    groups: list[Group],
-    scores: list[Tensor],
-    original: list[int],
-    comparable: bool,
-) -> list[Tensor]:
-    if cut.structure == "weights":
-        scores = [_zeros_first(group, values) for group, values in zip(groups, scores, strict=True)]
-        if cut.pattern == "2:4":
-            columns = [linear.in_features for linear in linears_of(network)]
-            masks = [allocation.two_of_four(v, c) for v, c in zip(scores, columns, strict=True)]
-            return [_to_device(mask, group) for mask, group in zip(masks, groups, strict=True)]
-    keep = [allocation.to_keep(units, share) for units in original]
-    keep = [min(wanted, group.units) for wanted, group in zip(keep, groups, strict=True)]
-    if cut.scope == "global":
-        total = min(allocation.to_keep(sum(original), share), sum(group.units for group in groups))
-        masks = allocation.ranked(scores, total, comparable=comparable)
-    else:
-        masks = allocation.uniform(scores, keep)
-    return [_to_device(mask, group) for mask, group in zip(masks, groups, strict=True)]
-
-
-def _zeros_first(group: Group, scores: Tensor) -> Tensor:
-    """Weights that an earlier round set to zero stay zero, whatever the criterion says of them."""
-    (weight, _), *_ = group.parts
-    return scores.masked_fill(weight.detach().flatten().cpu() == 0, -1.0)
-
-
-def _to_device(mask: Tensor, group: Group) -> Tensor:
-    return mask.to(group.parts[0][0].device) if group.parts else mask
+def _read(network: PreTrainedModel, criterion: Criterion, task: Task, samples: int, reporter: Reporter) -> None:
+    seen = 0
+    for batch in task.sample(samples, SCORING_BATCH):
+        rows = len(batch["labels"])
+        network.zero_grad(set_to_none=True)
+        with torch.set_grad_enabled(criterion.needs != "activations"):
+            # The sum over rows, so that what reaches a row's gates is that row's own gradient.
+            loss = task.loss(network, batch) * rows
+        if loss.requires_grad:
+            extra = criterion.extra_loss()
+            (loss if extra is None else loss + extra).backward()
+        seen += rows
+        criterion.advance(seen / samples)
+        reporter.advance(TRAINING_COST * rows)

@@ -68,31 +68,23 @@ class Family:
         )
 
     def load(self, folder: Path, *, new_labels: list[str] | None = None, seed: int = 0) -> PreTrainedModel:
-        """The classifier in `folder`, in float32; with `new_labels` its head is fresh and random under `seed`."""
-        if new_labels is not None:
-            return self._load_with_new_head(folder, new_labels, seed)
+        """The classifier in `folder`, in float32; with `new_labels` its head is fresh and random under `seed`.
+
+        Raises EngineError MODEL_UNUSABLE where weights are missing, which the library would make up in silence.
+        """
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         ours = CLASSES[self.model_type] if hasattr(config, "secateur_structure") else None
-        loader = ours or AutoModelForSequenceClassification
-        network = loader.from_pretrained(folder, config=config, use_safetensors=True, dtype=torch.float32)
-        assert isinstance(network, PreTrainedModel)
-        return network
-
-    def _load_with_new_head(self, folder: Path, labels: list[str], seed: int) -> PreTrainedModel:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
+        if new_labels is None:
+            return _complete(ours or AutoModelForSequenceClassification, folder, config)
         torch.manual_seed(seed)
-        if hasattr(config, "secateur_structure"):
-            network = CLASSES[self.model_type](config)
-            encoder = self.load(folder).base_model
-        else:
-            network = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-            encoder = AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
+        encoder = _complete(ours or AutoModel, folder, config, but=HEADS).base_model
+        config.id2label = dict(enumerate(new_labels))
+        config.label2id = {label: index for index, label in enumerate(new_labels)}
+        config.problem_type = "single_label_classification"
+        torch.manual_seed(seed)
+        network = ours(config) if ours else AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         assert isinstance(network, PreTrainedModel)
-        missing = network.base_model.load_state_dict(encoder.state_dict(), strict=False).missing_keys
-        if any("pooler" not in key for key in missing):
-            raise EngineError("MODEL_UNUSABLE", "the model lacks weights of its encoder; upload it whole", blame="user")
+        network.base_model.load_state_dict(encoder.state_dict(), strict=False)
         return network
 
     def example(self, network: PreTrainedModel) -> dict[str, Tensor]:
@@ -117,6 +109,21 @@ class Family:
         widths = {layer.ffn_in.out_features for layer in layers}
         if len(widths) == 1:
             setattr(network.config, self.keys.ffn, widths.pop())
+
+
+HEADS = ("pooler", "classifier", "pre_classifier")
+"""Parts that are new where a head is: an encoder may come without them."""
+
+
+def _complete(loader: Any, folder: Path, config: Any, but: tuple[str, ...] = ()) -> PreTrainedModel:
+    network, found = loader.from_pretrained(
+        folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    missing = [key for key in found["missing_keys"] if not any(part in key.split(".") for part in but)]
+    if missing or found["mismatched_keys"]:
+        raise EngineError("MODEL_UNUSABLE", "the model lacks some of its weights; upload it whole", blame="user")
+    assert isinstance(network, PreTrainedModel)
+    return network
 
 
 FAMILIES: dict[str, Family] = {name: Family(name) for name in ("bert", "distilbert", "roberta")}

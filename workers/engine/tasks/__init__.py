@@ -25,8 +25,11 @@ class Task(Protocol):
     def batches(self, split: str, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """All rows once, in batches of like length; shuffled where a generator is given."""
 
+    def sample_size(self, rows: int) -> int:
+        """How many rows `sample` gives when asked for `rows`."""
+
     def sample(self, rows: int, batch_size: int) -> Iterator[Batch]:
-        """The first `rows` rows of the calibration split, or else of a shuffled train."""
+        """Up to `rows` rows of train, or where it is missing of calibration, chosen by the seed."""
 
     def loss(self, network: PreTrainedModel, batch: Batch) -> Tensor:
         """Mean loss over the batch."""
@@ -35,5 +38,5 @@ class Task(Protocol):
         """Predictions and references of a split, for `evaluation`."""
 
 
-TASKS: dict[str, Callable[[Path, Path, list[str], int, int], Task]] = {"text-classification": TextClassification}
-"""`(data set folder, model folder, labels in order, max_length, seed)` to a task."""
+TASKS: dict[str, Callable[[Path, Path, PreTrainedModel, int, int], Task]] = {"text-classification": TextClassification}
+"""`(data set folder, model folder, network with its head, max_length, seed)` to a task."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,60 +12,86 @@ from torch.nn import functional
 from transformers import AutoTokenizer, PreTrainedModel
 
 from workers.engine.failures import EngineError
+from workers.engine.families import labels_of
+from workers.engine.tasks.encoded import Encoded, bucketed, by_length
 
-Encoded = tuple[dict[str, list[int]], int]
-_BUCKET = 32
-"""Batches that are sorted by length together: little padding, and yet a random order."""
-
-
-def labels_in(folder: Path) -> list[str]:
-    """The labels of a data set, in the order of a new head: names sorted, or `LABEL_0` to the highest integer."""
-    found: set[int | str] = set()
-    for file in folder.glob("*.jsonl"):
-        found |= {row["label"] for row in _read(file)}
-    names = sorted(label for label in found if isinstance(label, str))
-    highest = max((label for label in found if isinstance(label, int)), default=-1)
-    return names or [f"LABEL_{index}" for index in range(highest + 1)]
+TOKENIZED_TOGETHER = 1000
+EVALUATION_BATCH = 64
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
+def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file; raises EngineError DATA_UNUSABLE naming split and line."""
     with file.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                usable = isinstance(row["text"], str) and isinstance(row["label"], int | str)
+            except (ValueError, KeyError, TypeError):
+                usable = False
+            if not usable:
+                message = f"line {number} of {file.stem} is no row of text-classification: it needs text and label"
+                raise EngineError("DATA_UNUSABLE", message, blame="user")
+            yield row
+
+
+def labels_of_new_head(folder: Path, known: Sequence[str]) -> list[str] | None:
+    """Labels for a fresh head: names sorted, or `LABEL_0` to the highest integer; None where `known` ones fit.
+
+    Integers index the known labels. Raises EngineError DATA_UNUSABLE where there is nothing to tell apart.
+    """
+    found = {row["label"] for file in folder.glob("*.jsonl") for row in read_rows(file)}
+    names = sorted(label for label in found if isinstance(label, str))
+    integers = [label for label in found if isinstance(label, int)]
+    if len(found) < 2 or (names and integers):
+        raise EngineError("DATA_UNUSABLE", "labels must be all names or all integers, and at least two", blame="user")
+    if known and (set(names) <= set(known) if names else max(integers) < len(known)):
+        return None
+    return names or [f"LABEL_{index}" for index in range(max(integers) + 1)]
 
 
 class TextClassification:
     """Rows `{"text", "text_pair"?, "label"}` of up to four splits, tokenized once."""
 
-    def __init__(self, folder: Path, model: Path, labels: Sequence[str], max_length: int, seed: int) -> None:
-        self._tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        self._labels = {label: index for index, label in enumerate(labels)}
+    def __init__(self, folder: Path, model: Path, network: PreTrainedModel, max_length: int, seed: int) -> None:
+        self._tokenizer = _load_tokenizer(model)
+        config = network.config
+        self._labels = {label: index for index, label in enumerate(labels_of(network))}
+        self._vocabulary = int(config.vocab_size)
+        self._has_types = getattr(config, "type_vocab_size", 1) > 1
+        self._padding = int(config.pad_token_id or 0)
         self._max_length, self._seed = max_length, seed
-        self.warnings: list[tuple[str, str]] = []
         self._truncated = 0
-        self._splits = {file.stem: self._encode(_read(file)) for file in sorted(folder.glob("*.jsonl"))}
+        self.warnings: list[tuple[str, str]] = []
+        self._splits = {file.stem: self._encode(file) for file in sorted(folder.glob("*.jsonl"))}
         self._fill_missing_splits()
         if self._truncated:
             message = f"{self._truncated} inputs are longer than max_length ({max_length} tokens) and were cut."
             self.warnings.append(("INPUT_TRUNCATED", message))
 
-    def _encode(self, rows: list[dict[str, Any]]) -> list[Encoded]:
-        pairs = [row.get("text_pair") for row in rows]
-        texts = [row["text"] for row in rows]
-        encoded = self._tokenizer(
-            texts, pairs if any(pair is not None for pair in pairs) else None, add_special_tokens=True, verbose=False
-        )
-        limited = self._tokenizer(
-            texts,
-            pairs if any(pair is not None for pair in pairs) else None,
-            truncation=True,
-            max_length=self._max_length,
-        )
-        names = list(limited.keys())
-        self._truncated += sum(len(ids) > self._max_length for ids in encoded["input_ids"])
-        return [
-            ({name: limited[name][index] for name in names}, self._index(row["label"]))
-            for index, row in enumerate(rows)
-        ]
+    def _encode(self, file: Path) -> Encoded:
+        encoded = Encoded(self._padding, typed=self._has_types)
+        rows = enumerate(read_rows(file))
+        # A tokenizer takes texts with partners or texts without, never both at once.
+        for _, run in groupby(rows, key=lambda row: (row[0] // TOKENIZED_TOGETHER, row[1].get("text_pair") is None)):
+            self._tokenize([row for _, row in run], encoded)
+        encoded.close()
+        if encoded.highest >= self._vocabulary:
+            message = "the tokenizer gives token ids that the model has no embedding for; upload the model's own"
+            raise EngineError("TOKENIZER_UNUSABLE", message, blame="user")
+        return encoded
+
+    def _tokenize(self, rows: list[dict[str, Any]], encoded: Encoded) -> None:
+        texts = [[row[key] for row in rows] for key in ("text", "text_pair") if rows[0].get(key) is not None]
+        options = {"truncation": True, "max_length": self._max_length, "return_token_type_ids": self._has_types}
+        cut = self._tokenizer(*texts, **options)
+        longest = [len(ids) == self._max_length for ids in cut["input_ids"]]
+        if any(longest):  # whether they were cut or fit exactly shows only without the limit
+            suspects = [[text for text, long in zip(part, longest, strict=True) if long] for part in texts]
+            full = self._tokenizer(*suspects, verbose=False)
+            self._truncated += sum(len(ids) > self._max_length for ids in full["input_ids"])
+        types = cut["token_type_ids"] if self._has_types else [()] * len(rows)
+        for ids, kinds, row in zip(cut["input_ids"], types, rows, strict=True):
+            encoded.append(ids, kinds, self._index(row["label"]))
 
     def _index(self, label: int | str) -> int:
         index = label if isinstance(label, int) else self._labels.get(label, -1)
@@ -73,12 +100,14 @@ class TextClassification:
         return index
 
     def _fill_missing_splits(self) -> None:
-        if "train" in self._splits and "validation" not in self._splits:
-            rows = self._splits["train"]
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(self._seed)).tolist()
-            held_out = max(1, len(rows) // 10)
-            self._splits["validation"] = [rows[index] for index in order[:held_out]]
-            self._splits["train"] = [rows[index] for index in sorted(order[held_out:])]
+        train = self._splits.get("train")
+        if train is not None and "validation" not in self._splits:
+            if len(train) < 2:
+                raise EngineError("DATA_UNUSABLE", "train needs at least two rows, or a validation split", blame="user")
+            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self._seed)).tolist()
+            held_out = max(1, len(train) // 10)
+            self._splits["validation"] = train.select(order[:held_out])
+            self._splits["train"] = train.select(sorted(order[held_out:]))
         if "test" not in self._splits and "validation" in self._splits:
             self._splits["test"] = self._splits["validation"]
             self.warnings.append(("TEST_SPLIT_MISSING", "No test split: the figures are on the validation split."))
@@ -87,30 +116,33 @@ class TextClassification:
         """How many rows a split has; none where it is missing."""
         return len(self._splits.get(split, ()))
 
+    def _split(self, name: str) -> Encoded:
+        if not self.rows(name):
+            raise EngineError("DATA_UNUSABLE", f"the job needs rows in the split {name}; there are none", blame="user")
+        return self._splits[name]
+
     def batches(
         self, split: str, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[dict[str, Tensor]]:
         """All rows once, in batches of like length, int64 of (batch, tokens); shuffled where a generator is given."""
-        rows = self._splits[split]
+        rows = self._split(split)
         if generator is None:
-            order = sorted(range(len(rows)), key=lambda index: len(rows[index][0]["input_ids"]))
-            chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+            chunks = by_length(range(len(rows)), rows.lengths, batch_size)
         else:
-            chunks = _bucketed([len(row[0]["input_ids"]) for row in rows], batch_size, generator)
+            chunks = bucketed(rows.lengths, batch_size, generator)
         for chunk in chunks:
-            yield self._collate([rows[index] for index in chunk])
+            yield rows.batch(chunk)
+
+    def sample_size(self, rows: int) -> int:
+        """How many rows `sample` gives when asked for `rows`."""
+        return min(rows, self.rows("train") or self.rows("calibration"))
 
     def sample(self, rows: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """Rows of `calibration`, or else of `train`, chosen by the seed."""
-        source = self._splits.get("calibration") or self._splits["train"]
+        """Rows of `train`, or where it is missing of `calibration`, chosen by the seed."""
+        source = self._split("train" if self.rows("train") else "calibration")
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(self._seed)).tolist()[:rows]
-        order.sort(key=lambda index: len(source[index][0]["input_ids"]))
-        for start in range(0, len(order), batch_size):
-            yield self._collate([source[index] for index in order[start : start + batch_size]])
-
-    def _collate(self, rows: list[Encoded]) -> dict[str, Tensor]:
-        padded = self._tokenizer.pad([encoded for encoded, _ in rows], return_tensors="pt")
-        return {**padded, "labels": torch.tensor([label for _, label in rows])}
+        for chunk in by_length(order, source.lengths, batch_size):
+            yield source.batch(chunk)
 
     def loss(self, network: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy."""
@@ -121,7 +153,7 @@ class TextClassification:
         network.eval()
         predictions, references, total = [], [], 0.0
         with torch.inference_mode():
-            for batch in self.batches(split, 64):
+            for batch in self.batches(split, EVALUATION_BATCH):
                 logits = logits_of(network, batch).float().cpu()
                 total += functional.cross_entropy(logits, batch["labels"], reduction="sum").item()
                 predictions += logits.argmax(-1).tolist()
@@ -136,10 +168,9 @@ def logits_of(network: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     return logits
 
 
-def _bucketed(lengths: list[int], batch_size: int, generator: torch.Generator) -> list[list[int]]:
-    order = torch.randperm(len(lengths), generator=generator).tolist()
-    batches = []
-    for start in range(0, len(order), batch_size * _BUCKET):
-        bucket = sorted(order[start : start + batch_size * _BUCKET], key=lambda index: lengths[index])
-        batches += [bucket[at : at + batch_size] for at in range(0, len(bucket), batch_size)]
-    return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
+def _load_tokenizer(model: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except Exception as error:  # whatever the library raises, the files are what cannot be used
+        message = "the model's tokenizer files are missing or cannot be read; upload them with the model"
+        raise EngineError("TOKENIZER_UNUSABLE", message, blame="user") from error

@@ -1,0 +1,209 @@
+"""Contract of every criterion, over the registry: ratio, determinism, and better than chance where it must be."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from service.specs import CRITERIA_OF, Cut
+from tests.workers.engine.tiny import tiny_network
+from workers.engine.criteria import CRITERIA
+from workers.engine.failures import EngineError
+from workers.engine.families import family_of
+from workers.engine.reporter import Reporter
+from workers.engine.structures import STRUCTURES
+from workers.engine.structures.structure import Gate, gated
+from workers.engine.surgery import Anatomy, apply_cut, score
+
+PAIRS = [(kind, structure) for structure, kinds in sorted(CRITERIA_OF.items()) for kind in sorted(kinds)]
+
+
+class Rows:
+    """A task of random rows, as far as scoring needs one."""
+
+    def sample_size(self, rows: int) -> int:
+        return min(rows, 24)
+
+    def sample(self, rows: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
+        chance = torch.Generator().manual_seed(5)
+        for _ in range(3):
+            ids = torch.randint(2, 120, (8, 7), generator=chance)
+            mask = torch.ones_like(ids)
+            mask[::2, 4:] = 0
+            yield {"input_ids": ids, "attention_mask": mask, "labels": torch.randint(0, 3, (8,), generator=chance)}
+
+    def loss(self, network: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        return functional.cross_entropy(network(**inputs).logits, batch["labels"])
+
+
+class Silent:
+    """Where nobody reads the report lines."""
+
+    def write(self, _text: str) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+def cut_of(kind: str, structure: str, ratio: float | None = 0.5, **more: Any) -> Cut:
+    order = {"structure": structure, "ratio": ratio, "criterion": {"kind": kind}} | more
+    return TypeAdapter(Cut).validate_python(order)
+
+
+def apply(network: PreTrainedModel, cut: Cut, anatomy: Anatomy | None = None, share: float | None = None) -> Any:
+    generator = torch.Generator().manual_seed(3)
+    task: Any = Rows()
+    reporter = Reporter(Silent())  # type: ignore[arg-type]
+    anatomy = anatomy or Anatomy.of(network)
+    return apply_cut(network, cut, share or cut.share, anatomy, task, generator, reporter)
+
+
+def scores_of(network: PreTrainedModel, kind: str, structure: str) -> list[Tensor]:
+    cut = cut_of(kind, structure)
+    criterion = CRITERIA[kind](cut.criterion, STRUCTURES[structure], torch.Generator().manual_seed(3))
+    task: Any = Rows()
+    return score(network, criterion, STRUCTURES[structure].groups(network), task, 24, Reporter(Silent()))  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("kind", "structure"), PAIRS)
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_the_ratio_is_kept_and_the_seed_decides(kind: str, structure: str, scope: str) -> None:
+    twins = [tiny_network("distilbert"), tiny_network("distilbert")]
+    for network in twins:
+        done = apply(network, cut_of(kind, structure, scope=scope))
+        assert done["removed"] * 2 == done["of"]
+        assert all(bool(parameter.isfinite().all()) and parameter.grad is None for parameter in network.parameters())
+        assert all(parameter.requires_grad for parameter in network.parameters())
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    states = [network.state_dict() for network in twins]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize(("kind", "structure"), [pair for pair in PAIRS if pair[0] != "random"])
+def test_useless_units_are_found_and_chance_does_not_find_them(kind: str, structure: str) -> None:
+    network = tiny_network("bert")
+    useless = make_useless(network, structure)
+    assert found_share(scores_of(network, kind, structure), useless) >= (0.95 if structure == "weights" else 1.0)
+    assert found_share(scores_of(network, "random", structure), useless) < 0.9
+
+
+def found_share(scores: list[Tensor], useless: list[Tensor]) -> float:
+    """How many of the lowest scores, as many as there are useless units, are those of useless units."""
+    found = total = 0
+    for values, mask in zip(scores, useless, strict=True):
+        count = int(mask.sum())
+        lowest = values.argsort()[:count]
+        found, total = found + int(mask[lowest].sum()), total + count
+    return found / total
+
+
+def make_useless(network: PreTrainedModel, structure: str) -> list[Tensor]:
+    """Shrinks every second unit to almost nothing, and says which; of single weights, those of every second neuron."""
+    groups = STRUCTURES["ffn_neurons" if structure == "weights" else structure].groups(network)
+    masks = [torch.arange(group.units) % 2 == 1 for group in groups]
+    with torch.no_grad():
+        if structure == "layers":
+            # A post-norm layer that adds nothing: its output is its input, normalised again.
+            for name, small in family_of(network).stack(network)[1].named_parameters():
+                small.mul_(1.0 if "LayerNorm.weight" in name else 1e-3)
+            return masks
+        for group, mask in zip(groups, masks, strict=True):
+            for part in group.parts:
+                parameter: Tensor = part.parameter
+                factor = torch.where(mask, 1e-3, 1.0).repeat_interleave(parameter.shape[part.dim] // group.units)
+                parameter.mul_(factor if part.dim == parameter.dim() - 1 else factor[:, None])
+    if structure != "weights":
+        return masks
+    found = []
+    layers = family_of(network).layers(network)
+    for linear in (module for module in family_of(network).stack(network).modules() if isinstance(module, nn.Linear)):
+        mask = torch.zeros_like(linear.weight, dtype=torch.bool)
+        for layer, neurons in zip(layers, masks, strict=True):
+            mask |= neurons[:, None] if linear is layer.ffn_in else neurons if linear is layer.ffn_out else mask
+        found.append(mask.flatten())
+    return found
+
+
+def test_taylor_predicts_the_change_of_the_loss_for_a_small_step() -> None:
+    network, structure = tiny_network("bert"), STRUCTURES["ffn_neurons"]
+    task: Any = Rows()
+    (batch, *_) = task.sample(8, 8)
+    row = {name: value[:1] for name, value in batch.items()}
+    gates = [Gate(torch.ones(48), learn=True) for _ in range(2)]
+    with gated(network, structure, gates):
+        task.loss(network, row).backward()
+    change = torch.zeros(48)
+    change[7] = -1e-2
+    closing = [Gate(torch.ones(48) + change, learn=False), Gate(torch.ones(48), learn=False)]
+    with torch.no_grad(), gated(network, structure, closing):
+        moved = task.loss(network, row)
+    with torch.no_grad():
+        predicted = gates[0].gradients[0, 7] * -1e-2
+        assert moved - task.loss(network, row) == pytest.approx(float(predicted), rel=0.05, abs=1e-6)
+
+
+def test_padding_does_not_count_in_similarity() -> None:
+    network = tiny_network("bert")
+    plain = scores_of(network, "similarity", "layers")[0]
+
+    class Padded(Rows):
+        def sample(self, rows: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
+            for batch in super().sample(rows, batch_size):
+                wide = {name: functional.pad(value, (0, 6)) for name, value in batch.items() if name != "labels"}
+                yield wide | {"labels": batch["labels"]}
+
+    criterion = CRITERIA["similarity"](
+        cut_of("similarity", "layers").criterion, STRUCTURES["layers"], torch.Generator()
+    )
+    task: Any = Padded()
+    padded = score(network, criterion, STRUCTURES["layers"].groups(network), task, 24, Reporter(Silent()))[0]  # type: ignore[arg-type]
+    assert torch.allclose(plain, padded, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["magnitude", "gradient", "random"])
+def test_layers_of_unequal_widths_can_be_scored(kind: str) -> None:
+    network = tiny_network("bert", uneven=True)
+    assert apply(network, cut_of(kind, "layers"))["removed"] == 1
+
+
+def test_rounds_add_up_to_the_ratio_of_the_original_units() -> None:
+    network = tiny_network("roberta")
+    anatomy = Anatomy.of(network)
+    cuts = [cut_of("taylor", "ffn_neurons", 0.75), cut_of("taylor", "attention_heads", 0.5, scope="global")]
+    for share in (0.3, 0.7, 1.0):
+        for cut in cuts:
+            apply(network, cut, anatomy, cut.share * share)
+    apply(network, cut_of("similarity", "layers"), anatomy)
+    layer = family_of(network).layers(network)[0]
+    assert layer.ffn_in.out_features == 12
+    assert len(anatomy.kept_layers) == 1
+
+
+def test_zeros_stay_zero_and_count() -> None:
+    network = tiny_network("bert")
+    anatomy, cut = Anatomy.of(network), cut_of("random", "weights", 0.5, scope="global")
+    weight = family_of(network).layers(network)[0].ffn_in.weight
+    apply(network, cut, anatomy, 0.25)
+    gone = weight == 0
+    done = apply(network, cut, anatomy, 0.5)
+    assert bool((weight == 0)[gone].all())
+    assert done["removed"] * 2 == done["of"]
+
+
+def test_a_broken_network_is_refused() -> None:
+    network = tiny_network("bert")
+    with torch.no_grad():
+        family_of(network).layers(network)[0].ffn_in.weight[0, 0] = float("nan")
+    with pytest.raises(EngineError) as caught:
+        apply(network, cut_of("taylor", "ffn_neurons"))
+    assert caught.value.code == "NOT_FINITE"

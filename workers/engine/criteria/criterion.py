@@ -1,0 +1,45 @@
+"""What every criterion has to do."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from service.specs import Criterion as CriterionSpec
+from workers.engine.structures.structure import Group, Structure
+
+
+class Criterion(ABC):
+    """Scores the units of one structure.
+
+    Life: `attach`, then for every batch of rows a forward pass, with `needs` a backward pass of the summed loss plus
+    `extra_loss`, and `advance`; last `scores`. Most criteria leave the first three as they are.
+    """
+
+    needs: ClassVar[Literal["nothing", "activations", "gates", "gradients"]] = "nothing"
+    """What has to be there per batch: no rows at all, a forward pass, or gradients of gates or of the parameters."""
+    comparable: ClassVar[bool] = True
+    """Whether scores of different groups are in one unit. Norms are not: they follow the scale of a layer's weights."""
+
+    def __init__(self, spec: CriterionSpec, structure: Structure, generator: torch.Generator) -> None:
+        self.spec, self.structure, self.generator = spec, structure, generator
+        self.groups: Sequence[Group] = ()
+
+    def attach(self, network: PreTrainedModel, groups: Sequence[Group]) -> None:
+        """Gets ready to watch `network`."""
+        self.groups = groups
+
+    def extra_loss(self) -> Tensor | None:
+        """A penalty to add to the loss."""
+        return None
+
+    def advance(self, progress: float) -> None:
+        """Takes what a batch left behind; `progress` is the share of the rows read, in (0, 1]."""
+        return None
+
+    @abstractmethod
+    def scores(self) -> list[Tensor]:
+        """One float tensor of (units,) per group, on the CPU; the lowest are cut first. Called once, at the end."""

@@ -1,0 +1,103 @@
+"""What a job leaves: figures, exports and the result."""
+
+import platform
+import resource
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from workers.engine.benchmark import Bench, benchmark, static_costs
+from workers.engine.evaluation import intervals, parameter_counts
+from workers.engine.exporters import EXPORTERS
+from workers.engine.exporters.huggingface import stock_class
+from workers.engine.families import family_of, is_stock, labels_of, structure_of
+from workers.engine.reporter import Reporter
+from workers.engine.tasks import Task
+from workers.engine.verdict import verdict
+from workers.engine.work import Work
+
+LIBRARIES = ("torch", "transformers", "safetensors", "onnx", "onnxruntime")
+BENCHMARK_LENGTH = 128
+
+
+def evaluate(network: PreTrainedModel, task: Task | None, seed: int, reporter: Reporter) -> dict[str, Any]:
+    """Quality on `test` with intervals, empty without data; parameters and structure."""
+    metrics = {}
+    if task is not None and task.rows("test"):
+        metrics = intervals(task.evaluate(network, "test"), seed)
+        reporter.advance(task.rows("test"))
+    return {"metrics": metrics, **parameter_counts(network), "structure": public_structure(network)}
+
+
+def public_structure(network: PreTrainedModel) -> dict[str, Any]:
+    """The structure as the API shows it."""
+    return {key: value for key, value in structure_of(network).items() if key != "head_size"}
+
+
+def export(network: PreTrainedModel, work: Work) -> list[tuple[str, Path]]:
+    """Writes every export asked for; returns names of EXPORTERS with folders, the one that is the result first.
+
+    Where no Hugging Face form was asked for, one goes to `network/`, so that the result can be pruned again.
+    """
+    written: dict[str, Path] = {name: work.out / e.folder for name, e in EXPORTERS.items() if name in work.spec.exports}
+    if not written.keys() & {"huggingface", "huggingface_custom"}:
+        form = "huggingface" if is_stock(network) else "huggingface_custom"
+        written = {form: work.out / "network", **written}
+    for name, folder in written.items():
+        EXPORTERS[name].export(network, folder, work.model)
+    return list(written.items())
+
+
+def measure(before: PreTrainedModel, after: PreTrainedModel, work: Work) -> list[dict[str, Any]]:
+    """Size, FLOPs, memory and latency of both; the last two only where a benchmark was asked for."""
+    spec = work.spec
+    if spec.benchmark is None:
+        length = min(BENCHMARK_LENGTH, family_of(after).longest(after))
+        return [static_costs(side, length) | {"peak_memory": None, "latency": []} for side in (before, after)]
+    bench = Bench(spec.benchmark, work.device, work.inference_dtype, work.scratch)
+    return list(benchmark(before, after, exports=spec.exports, out=work.out, source=work.model, bench=bench))
+
+
+def result(
+    network: PreTrainedModel, sides: list[dict[str, Any]], work: Work, directory: str, reporter: Reporter
+) -> dict[str, Any]:
+    """The whole result, all of it JSON values."""
+    before, after = sides
+    goals = verdict(work.spec.acceptance, before, after)
+    return {
+        "verdict": goals,
+        "passed": all(goal["passed"] for goal in goals),
+        "before": before,
+        "after": after,
+        "model": {
+            "directory": directory,
+            "family": network.config.model_type,
+            "architecture": stock_class(network),
+            "task": work.spec.task,
+            "parameters": after["parameters"],
+            "dtype": str(network.dtype).removeprefix("torch."),
+            "structure": after["structure"],
+            "facts": {
+                "labels": labels_of(network),
+                "max_length": family_of(network).longest(network),
+                "has_head": True,
+                "has_tokenizer": any(work.model.glob("tokenizer*")) or any(work.model.glob("vocab*")),
+                "uniform": is_stock(network),
+            },
+        },
+        "engine": {
+            "device": torch.cuda.get_device_name(work.device) if work.device.type == "cuda" else "cpu",
+            "peak_memory": _peak_memory(work.device),
+            "seconds": dict(reporter.seconds),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        },
+    }
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
