@@ -105,7 +105,7 @@ def test_what_dies_is_started_again(up: Up, name: str) -> None:
     wait_for(lambda: name in up.children())
     before = up.children()[name]
     before.kill()
-    wait_for(lambda: name in up.children() and up.children()[name].pid != before.pid, seconds=60)
+    wait_for(lambda: (again := up.children().get(name)) is not None and again.pid != before.pid, seconds=60)
     wait_for(up.ready, seconds=60)
 
 
