@@ -4,7 +4,8 @@ A family is an architecture kind, named by `model_type` of its `config.json`. Th
 surgery; a test keeps the two in step.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,6 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-@dataclass(frozen=True)
-class Structure:
-    """Sizes of one network, layer by layer."""
-
-    layers: int
-    hidden_size: int
-    attention_heads: list[int] = field(default_factory=list)
-    ffn_width: list[int] = field(default_factory=list)
-    vocabulary: int = 0
+def has_tokenizer(names: Collection[str]) -> bool:
+    """Whether the files of a model can turn text into tokens."""
+    return bool({"tokenizer.json", "vocab.txt"} & set(names)) or {"vocab.json", "merges.txt"} <= set(names)

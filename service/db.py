@@ -6,10 +6,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.functions import GenericFunction
 from sqlalchemy.types import Float
+
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+"""What is raised while the database cannot be reached."""
 
 _WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 """Earlier versions can corrupt a database when its write-ahead log is reset (sqlite.org, release 3.51.3)."""

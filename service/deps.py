@@ -37,22 +37,26 @@ __all__ = [
 # Plain look-ups are coroutines: FastAPI would send a plain function to a thread, which costs more than the look-up.
 async def get_settings_of(request: Request) -> Settings:
     """The settings that the app was made with."""
-    return request.app.state.settings  # type: ignore[no-any-return]
+    settings: Settings = request.app.state.settings
+    return settings
 
 
 async def get_database(request: Request) -> Database:
     """For routes that open their transactions themselves, because they stream or wait."""
-    return request.app.state.database  # type: ignore[no-any-return]
+    database: Database = request.app.state.database
+    return database
 
 
 async def get_storage(request: Request) -> Storage:
     """Where the bytes lie."""
-    return request.app.state.storage  # type: ignore[no-any-return]
+    storage: Storage = request.app.state.storage
+    return storage
 
 
 async def get_broker(request: Request) -> Broker:
     """The doorbell."""
-    return request.app.state.broker  # type: ignore[no-any-return]
+    broker: Broker = request.app.state.broker
+    return broker
 
 
 def get_session(request: Request) -> Iterator[Session]:

@@ -16,12 +16,3 @@ FOLLOWS: dict[str, frozenset[str]] = {
 }
 
 FINAL = frozenset(status for status, following in FOLLOWS.items() if not following)
-PHASES: tuple[str, ...] = (
-    "loading",
-    "analyzing",
-    "pruning",
-    "finetuning",
-    "evaluating",
-    "exporting",
-    "verifying",
-)

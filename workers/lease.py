@@ -7,18 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-
 from service import jobs
 from service.config import Settings
-from service.db import Database
+from service.db import DATABASE_AWAY, Database
 from service.jobs import Claim
 from workers.relay import Relay
 
 log = logging.getLogger(__name__)
 
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
 Reason: TypeAlias = Literal["lost", "cancelling", "draining"]
 
 

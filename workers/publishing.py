@@ -1,7 +1,6 @@
 """What an engine made becomes artifacts and a model: bytes into storage first, then rows."""
 
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -9,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.downloads import NETWORK_DIRECTORIES, job_archive
 from service.ids import new_id
+from service.intake import strict_json
 from service.jobs import Claim
 from service.storage import Storage
 from service.storage.tar import TarLayout
@@ -84,17 +84,9 @@ def read_result(folder: Path) -> Result:
         file = folder / "result.json"
         if file.is_symlink() or file.stat().st_size > MAX_RESULT_BYTES:
             raise ValueError
-        raw = file.read_bytes()
-        text = json.dumps(json.loads(raw, parse_constant=_refuse), ensure_ascii=False)
-        if b"\\u0000" in raw:
-            raise ValueError
-        return Result.model_validate_json(text.encode())
-    except (OSError, ValueError, RecursionError, ValidationError):
+        return Result.model_validate(strict_json.loads(file.read_bytes()))
+    except (OSError, ValueError):  # so are JsonRefused and pydantic's ValidationError
         raise JobFailed("ENGINE_ERROR", "The engine ended without a complete result.") from None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
 
 
 def publish(storage: Storage, folder: Path, held: Claim, order: Order, check: Callable[[], None]) -> Publication:

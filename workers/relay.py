@@ -1,6 +1,5 @@
 """Report lines of the engine: read with suspicion, kept until they can be written to the database."""
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from service.events import emit
+from service.intake import strict_json
 from service.jobs import Claim
 from service.states import Phase
 from service.tables import MetricPoint, utc_now
@@ -102,15 +102,9 @@ _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="type
 def parse(raw: bytes) -> Line | None:
     """One report line, None when it is malformed or holds what a database cannot store."""
     try:
-        value = json.loads(raw, parse_constant=_refuse)
-        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8
-        return None if b"\\u0000" in raw else _LINE.validate_python(value)
-    except (ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
+        return _LINE.validate_python(strict_json.loads(raw))
+    except ValueError:  # so are JsonRefused and pydantic's ValidationError
         return None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 class Lines:

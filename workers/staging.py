@@ -1,11 +1,8 @@
 """The work folder of one attempt: made, filled from storage, owned, removed."""
 
-import fcntl
 import hashlib
 import json
-import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +11,13 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from service import folders
 from service.jobs import Claim
 from service.storage import Storage, StorageMissing
 from service.tables import Dataset, Job, Model
 from workers.lease import JobFailed
 
-log = logging.getLogger(__name__)
-
+_FOLDER = "jobs"
 _PIECE = 1 << 20
 
 
@@ -60,31 +57,18 @@ def read_order(session: Session, held: Claim) -> Order:
 
 @contextmanager
 def work_folder(scratch: Path, held: Claim) -> Iterator[Path]:
-    """A folder of this attempt alone, removed when the block ends. A lock on it says that its owner is alive."""
-    folder = scratch / "jobs" / f"{held.job_id}-{held.token}"
+    """A folder of this attempt alone, removed when the block ends."""
+    folder = scratch / _FOLDER / f"{held.job_id}-{held.token}"
     folder.mkdir(parents=True, mode=0o700)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with folders.owned(folder):
         for name in ("in", "out", "scratch"):
             (folder / name).mkdir()
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
 
 
 def sweep(scratch: Path) -> None:
     """Remove the folders of attempts whose owner has died."""
-    for folder in (scratch / "jobs").glob("job_*"):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            log.info("%s belongs to a running attempt", folder.name)
-        finally:
-            os.close(descriptor)
+    folders.sweep(scratch / _FOLDER)
 
 
 def stage(storage: Storage, folder: Path, order: Order, check: Callable[[], None]) -> None:

@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session
 from service import jobs
 from service.broker import Broker
 from service.config import Settings
-from service.db import Database
+from service.db import DATABASE_AWAY, Database
 from service.errors import InsufficientStorage
 from service.jobs import Claim
 from service.storage import Storage, open_storage
 from service.tables import Job
-from workers.lease import DATABASE_AWAY, Halt, JobFailed, Lease, Reason
+from workers.lease import Halt, JobFailed, Lease, Reason
 from workers.publishing import Publication, artifact_prefix, publish
 from workers.relay import Lines, Relay
 from workers.sandbox import Engine

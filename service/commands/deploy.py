@@ -69,7 +69,7 @@ def worker() -> None:
     options = ["--concurrency=1", "-O", "fair", "--without-mingle", "--without-gossip"]
     name = f"--hostname=secateur-{os.getpid()}@%h"
     level = f"--loglevel={get_settings().log_level}"
-    # Replaces this process, so that signals reach Celery itself.
+    # Replaces this process, so that signals reach Celery itself; the words are ours, so no shell is missed.
     os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "workers.app", "worker", *options, name, level])  # noqa: S606
 
 

@@ -12,7 +12,7 @@ from service.intake.multipart import Multipart
 from service.intake.rows import SPLITS, Labels, read_rows
 from service.intake.sources import Source
 from service.intake.unpacking import Policy, Stored
-from service.storage import Storage
+from service.storage import Storage, all_or_nothing
 from service.tables import Dataset
 
 _SUFFIXES = frozenset({".jsonl", ".json", ".csv"})
@@ -77,12 +77,9 @@ def publish(storage: Storage, rows: Rows, *, tenant: str, name: str, task: str) 
     """Move the files to storage; returns the row, not yet stored. On any error nothing is kept."""
     dataset_id = new_id("ds")
     prefix = f"datasets/{dataset_id}"
-    try:
+    with all_or_nothing(storage, prefix):
         for split, (_, path, _) in rows.splits.items():
             storage.put(f"{prefix}/{split}.jsonl", path)
-    except BaseException:
-        storage.delete_prefix(prefix)
-        raise
     return Dataset(
         id=dataset_id,
         tenant=tenant,

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from service import catalog
 from service.errors import Invalid
 from service.ids import new_id
 from service.intake import companions, content, strict_json
@@ -17,7 +18,7 @@ from service.intake.limits import Limits
 from service.intake.safetensors import DTYPES, Tensor, check_finite, read_header
 from service.intake.sources import Source
 from service.intake.unpacking import Policy, Stored, Unpacked
-from service.storage import Storage
+from service.storage import Storage, all_or_nothing
 from service.storage.tar import TarLayout
 from service.tables import Model
 
@@ -43,8 +44,7 @@ class Checked:
     @property
     def has_tokenizer(self) -> bool:
         """Whether text can be turned into tokens with what is here."""
-        names = self.files.keys()
-        return bool({"tokenizer.json", "vocab.txt"} & names) or {"vocab.json", "merges.txt"} <= names
+        return catalog.has_tokenizer(self.files.keys())
 
 
 def read_model(source: Source, folder: Path, limits: Limits) -> Checked:
@@ -175,14 +175,11 @@ def publish(storage: Storage, checked: Checked, *, tenant: str, name: str, metad
     """Move the files to storage; returns the row, not yet stored. On any error nothing is kept."""
     model_id = new_id("mdl")
     prefix = f"models/{model_id}"
-    try:
+    with all_or_nothing(storage, prefix):
         for path, (source, _) in checked.files.items():
             storage.put(f"{prefix}/{path}", source)
         layout = TarLayout([(path, stored.size) for path, (_, stored) in checked.files.items()])
         archive_sha256 = layout.sha256(lambda path: storage.open(f"{prefix}/{path}"))
-    except BaseException:
-        storage.delete_prefix(prefix)
-        raise
     return Model(
         id=model_id,
         tenant=tenant,

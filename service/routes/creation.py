@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from service.auth import Principal
 from service.db import Database
 from service.deps import remember, replay_or
-from service.storage import Storage
+from service.storage import Storage, all_or_nothing
 from service.tables import Dataset, Model
 
 log = logging.getLogger(__name__)
@@ -32,18 +32,14 @@ def create(
 
     Bytes go only when nothing was committed: after a commit whose outcome is unknown they stay.
     """
-    with database.session_scope() as session:
-        try:
-            replayed = replay_or(session, principal, request, body_sha256)
-            if replayed is None:
-                session.add(row)
-                session.flush()
-                body = show(row).model_dump(mode="json")
-                headers = {"Location": f"{request.url.path.rstrip('/')}/{row.id}"}
-                remember(session, principal, request, body_sha256, 201, headers, body)
-        except BaseException:
-            storage.delete_prefix(row.prefix)
-            raise
+    with database.session_scope() as session, all_or_nothing(storage, row.prefix):
+        replayed = replay_or(session, principal, request, body_sha256)
+        if replayed is None:
+            session.add(row)
+            session.flush()
+            body = show(row).model_dump(mode="json")
+            headers = {"Location": f"{request.url.path.rstrip('/')}/{row.id}"}
+            remember(session, principal, request, body_sha256, 201, headers, body)
     if replayed is not None:
         storage.delete_prefix(row.prefix)
         return replayed

@@ -12,11 +12,10 @@ from service.errors import NotFound
 from service.job_view import base_url
 from service.paging import LARGEST, Limit
 from service.problems import responses
-from service.routes.artifacts import reader
+from service.routes.artifacts import DOWNLOAD, reader, serve_tar
 from service.routes.jobs import owned_job
 from service.schemas import ArtifactView, EventView, Page, PointView, Series
 from service.storage.serve import serve
-from service.storage.tar import TarLayout
 from service.tables import Artifact, Event, Job, MetricPoint
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -106,31 +105,20 @@ def _artifacts(session: Session, job_id: str) -> list[Artifact]:
 @router.head(
     "/{job_id}/model",
     summary="Ask for the archive's size and digest",
-    response_class=Response,
-    responses={**responses(404, 416), 206: {"description": "the range asked for"}},
+    **DOWNLOAD,
 )
 @router.get(
     "/{job_id}/model",
     summary="Download what a job made, as a tar",
-    response_class=Response,
-    responses={**responses(404, 416), 206: {"description": "the range asked for"}},
+    **DOWNLOAD,
 )
 def get_model(principal: Reader, session: SessionDep, storage: StorageDep, job_id: str, request: Request) -> Response:
     """The Hugging Face directory at the root, ONNX under `onnx/`; ETag is the sha256, `Range` resumes."""
     job = _with_result(session, principal.tenant, job_id)
     assert job.result is not None
-    files = dict(job_archive(_artifacts(session, job_id)))
-    layout = TarLayout([(name, artifact.size) for name, artifact in files.items()])
-    for artifact in files.values():
-        storage.size(artifact.key)
-    return serve(
-        request,
-        size=layout.size,
-        sha256=job.result["archive"]["sha256"],
-        media_type="application/x-tar",
-        filename=f"{job.name}.tar",
-        read=lambda start, length: layout.read(start, length, lambda name: storage.open(files[name].key)),
-    )
+    files = {name: (artifact.size, artifact.key) for name, artifact in job_archive(_artifacts(session, job_id))}
+    sha256 = job.result["archive"]["sha256"]
+    return serve_tar(request, storage, files, sha256=sha256, filename=f"{job.name}.tar")
 
 
 def _with_result(session: Session, tenant: str, job_id: str) -> Job:

@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -24,13 +24,12 @@ from service.intake.multipart import Multipart
 from service.intake.scratch import upload_folder
 from service.paging import Cursor, Limit, newest_first
 from service.problems import responses
-from service.routes.artifacts import reader
+from service.routes.artifacts import DOWNLOAD, reader, serve_tar
 from service.routes.creation import create, remove_bytes
 from service.schemas import Page, StructureView
 from service.specs import CRITERIA_OF
 from service.states import FINAL
 from service.storage.serve import serve
-from service.storage.tar import TarLayout
 from service.tables import Job, Model, utc_now
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -236,14 +235,8 @@ def delete_model(model_id: str, principal: Writer, session: SessionDep, storage:
         on_commit(session, functools.partial(remove_bytes, storage, model.prefix))
 
 
-_DOWNLOAD: dict[str, Any] = {
-    "response_class": Response,
-    "responses": {**responses(404, 416), 206: {"description": "the range asked for"}},
-}
-
-
-@router.head("/{model_id}/files/{path:path}", summary="Ask for a file's size and digest", **_DOWNLOAD)
-@router.get("/{model_id}/files/{path:path}", summary="Download one file of a model", **_DOWNLOAD)
+@router.head("/{model_id}/files/{path:path}", summary="Ask for a file's size and digest", **DOWNLOAD)
+@router.get("/{model_id}/files/{path:path}", summary="Download one file of a model", **DOWNLOAD)
 def get_file(
     model_id: str, path: str, request: Request, principal: Reader, session: SessionDep, storage: StorageDep
 ) -> Response:
@@ -262,22 +255,12 @@ def get_file(
     )
 
 
-@router.head("/{model_id}/archive", summary="Ask for an archive's size and digest", **_DOWNLOAD)
-@router.get("/{model_id}/archive", summary="Download a model as a tar archive", **_DOWNLOAD)
+@router.head("/{model_id}/archive", summary="Ask for an archive's size and digest", **DOWNLOAD)
+@router.get("/{model_id}/archive", summary="Download a model as a tar archive", **DOWNLOAD)
 def get_archive(
     model_id: str, request: Request, principal: Reader, session: SessionDep, storage: StorageDep
 ) -> Response:
     """All files as one tar; `Range` and `If-Range` resume a download, the strong ETag is the sha256 of the archive."""
     model = find_model(session, principal.tenant, model_id)
-    layout = TarLayout([(file["path"], file["size"]) for file in model.files])
-    prefix = model.prefix
-    for file in model.files:
-        storage.size(f"{prefix}/{file['path']}")  # a missing file shows now, not in the middle of the answer
-    return serve(
-        request,
-        size=model.archive_size,
-        sha256=model.archive_sha256,
-        media_type="application/x-tar",
-        filename=f"{model.id}.tar",
-        read=lambda start, length: layout.read(start, length, lambda name: storage.open(f"{prefix}/{name}")),
-    )
+    files = {file["path"]: (file["size"], f"{model.prefix}/{file['path']}") for file in model.files}
+    return serve_tar(request, storage, files, sha256=model.archive_sha256, filename=f"{model.id}.tar")

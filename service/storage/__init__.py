@@ -1,13 +1,14 @@
 """Storage: where the bytes of models, data sets and artifacts lie, chosen by the scheme of one URL."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from service.storage.local import LocalStorage, StorageMissing
 
-__all__ = ["STORAGES", "Storage", "StorageMissing", "open_storage"]
+__all__ = ["STORAGES", "Storage", "StorageMissing", "all_or_nothing", "open_storage"]
 
 
 class Storage(Protocol):
@@ -30,6 +31,16 @@ class Storage(Protocol):
 
     def free_bytes(self) -> int | None:
         """Room that is left; None where there is no bound."""
+
+
+@contextmanager
+def all_or_nothing(storage: Storage, prefix: str) -> Iterator[None]:
+    """When the block raises, nothing stays below `prefix`."""
+    try:
+        yield
+    except BaseException:
+        storage.delete_prefix(prefix)
+        raise
 
 
 STORAGES: dict[str, Callable[[str], Storage]] = {"file": lambda url: LocalStorage(Path(urlsplit(url).path))}

@@ -16,8 +16,7 @@ from transformers import PreTrainedModel
 from service.specs import Benchmark
 from workers.engine import modeling_secateur
 from workers.engine.exporters import EXPORTERS
-from workers.engine.exporters.onnx import example
-from workers.engine.families import structure_of
+from workers.engine.families import family_of, structure_of
 from workers.engine.replica import replica
 from workers.engine.verification import run_script
 
@@ -101,7 +100,7 @@ def inputs_of(network: PreTrainedModel, batch_size: int, sequence_length: int) -
     padding = network.config.pad_token_id or 0
     ids = torch.randint(0, network.config.vocab_size, shape, generator=generator)
     ids[ids == padding] = (padding + 1) % network.config.vocab_size
-    inputs = {name: torch.zeros(shape, dtype=torch.long) for name in example(network)}
+    inputs = {name: torch.zeros(shape, dtype=torch.long) for name in family_of(network).example(network)}
     return inputs | {"input_ids": ids, "attention_mask": torch.ones(shape, dtype=torch.long)}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from service.catalog import has_tokenizer
 from workers.engine.benchmark import Bench, benchmark, static_costs
 from workers.engine.evaluation import intervals, parameter_counts
 from workers.engine.exporters import EXPORTERS
@@ -84,7 +85,7 @@ def result(
                 "labels": labels_of(network),
                 "max_length": family_of(network).longest(network),
                 "has_head": True,
-                "has_tokenizer": any(work.model.glob("tokenizer*")) or any(work.model.glob("vocab*")),
+                "has_tokenizer": has_tokenizer([path.name for path in work.model.iterdir()]),
                 "uniform": is_stock(network),
             },
         },

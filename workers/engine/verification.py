@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from workers.engine.exporters import EXPORTERS
-from workers.engine.exporters.onnx import example
 from workers.engine.failures import EngineError
+from workers.engine.families import family_of
 from workers.engine.replica import replica
 
 SCRIPT = Path(__file__).with_name("verify.py")
@@ -87,7 +87,7 @@ def reference_inputs(network: PreTrainedModel, seed: int) -> list[dict[str, Tens
         mask = torch.ones(shape, dtype=torch.long)
         mask[1::2, (shape[1] + 1) // 2 :] = 0
         ids[mask == 0] = padding
-        zeros = {name: torch.zeros(shape, dtype=torch.long) for name in example(network)}
+        zeros = {name: torch.zeros(shape, dtype=torch.long) for name in family_of(network).example(network)}
         batches.append(zeros | {"input_ids": ids, "attention_mask": mask})
     return batches
 

@@ -10,6 +10,7 @@ import torch
 from onnx.external_data_helper import uses_external_data
 from transformers import PreTrainedModel
 
+from workers.engine.families import family_of
 from workers.engine.replica import replica
 
 FILE = "model.onnx"
@@ -24,21 +25,13 @@ def export(network: PreTrainedModel, folder: Path, source: Path) -> None:
     # Eager attention gives fewer nodes than the decomposed sdpa with its guards, and runs a few percent faster.
     network = replica(network, dtype=torch.float32)
     network.set_attn_implementation("eager")
-    inputs = example(network)
+    inputs = family_of(network).example(network)
     batch, sequence = torch.export.Dim("batch"), torch.export.Dim("sequence")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         _convert(network, folder / FILE, inputs, {name: {0: batch, 1: sequence} for name in inputs})
     strip(folder / FILE)
     onnx.checker.check_model(str(folder / FILE))
-
-
-def example(network: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Inputs of (2, 16): a batch of one would be taken as a constant."""
-    names = ["input_ids", "attention_mask"]
-    if getattr(network.config, "type_vocab_size", 1) > 1:
-        names.append("token_type_ids")
-    return {name: torch.ones(2, 16, dtype=torch.long) for name in names}
 
 
 def _convert(network: PreTrainedModel, path: Path, inputs: dict[str, torch.Tensor], shapes: dict[str, Any]) -> None:

@@ -88,9 +88,12 @@ class Family:
         return network
 
     def example(self, network: PreTrainedModel) -> dict[str, Tensor]:
-        """Inputs of (2, 16) token ids."""
+        """Inputs of (2, 16), by the names that the network takes: a batch of one would be exported as a constant."""
+        names = ["input_ids", "attention_mask"]
+        if getattr(network.config, "type_vocab_size", 1) > 1:
+            names.append("token_type_ids")
         shape = (2, min(16, self.longest(network)))
-        return {"input_ids": torch.full(shape, 5), "attention_mask": torch.ones(shape, dtype=torch.long)}
+        return {name: torch.ones(shape, dtype=torch.long) for name in names}
 
     def longest(self, network: PreTrainedModel) -> int:
         """The most tokens that the network's position table allows."""
