@@ -88,14 +88,26 @@ class Latency(BaseModel):
     p95: float
 
 
-class StructureView(BaseModel):
-    """Sizes of a network, layer by layer."""
+def _if_there(description: str) -> Any:
+    """A field that is left out of an answer where there is nothing to say."""
+    return Field(None, description=description, exclude_if=lambda value: value is None)
 
-    layers: int
-    hidden_size: int
+
+class StructureView(BaseModel):
+    """Sizes of a network, layer by layer; of an encoder-decoder the encoder's, then the decoder's.
+
+    Of a family that is not known here only what its config tells under the usual names.
+    """
+
+    layers: int | None
+    hidden_size: int | None
     attention_heads: list[int]
     ffn_width: list[int]
-    vocabulary: int
+    vocabulary: int | None
+    key_value_heads: list[int] | None = _if_there("where query heads share keys and values")
+    decoder_layers: int | None = _if_there("of an encoder-decoder, as the next two")
+    decoder_attention_heads: list[int] | None = _if_there("per layer")
+    decoder_ffn_width: list[int] | None = _if_there("per layer")
 
 
 class Measurement(BaseModel):
@@ -263,12 +275,27 @@ class FamilyView(BaseModel):
 
     name: str
     architectures: list[str]
+    tasks: list[str]
     structures: list[str]
+    stock_structures: list[str] = Field(
+        description="cut uniformly, the export huggingface can express the result; others need another export"
+    )
+    stacks: list[str] = Field(description="names that a cut may give as its stack; none where there is one stack")
+    reasons: dict[str, str] = Field(description="why a structure cannot be cut")
+    exports: list[str]
+
+
+class Supported(BaseModel):
+    """What a job can do with a model."""
+
+    tasks: list[str]
+    structures: list[str]
+    criteria: list[str]
     exports: list[str]
 
 
 class StructureSupport(BaseModel):
-    """A structure, what can score it, and whether plain `from_pretrained` can load the result."""
+    """A structure, what can score its units, and in which patterns they are cut."""
 
     name: str
     criteria: list[str]
@@ -289,6 +316,7 @@ class Capabilities(BaseModel):
     """All that this service can do."""
 
     families: list[FamilyView]
+    other_families: Supported = Field(description="what can be done with a model of a family that is not listed")
     tasks: list[str]
     structures: list[StructureSupport]
     exports: list[str]

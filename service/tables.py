@@ -83,7 +83,8 @@ class Model(Base):
     """`[{"path", "size", "sha256"}]`, in the order in which they stand in the archive."""
     structure: Mapped[dict[str, Any]]
     facts: Mapped[dict[str, Any]]
-    """What the door needs for later checks: `labels`, `max_length`, `has_head`, `has_tokenizer`, `uniform`."""
+    """What the door needs for later checks: `labels`, `multi_label`, `max_length` (null: unknown), `has_head`,
+    `has_tokenizer`, `uniform`."""
     prefix: Mapped[str] = mapped_column(String(300))
     archive_size: Mapped[int]
     archive_sha256: Mapped[str] = mapped_column(String(64))
@@ -107,7 +108,8 @@ class Dataset(Base):
     splits: Mapped[dict[str, Any]]
     """`{"train": {"rows", "size", "sha256"}, …}`."""
     labels: Mapped[dict[str, Any] | None]
-    """`{"names": [...]|null, "integers": highest integer label|null, "pairs": bool}`."""
+    """What the rows agree on, as their task has it: `names` or `integers` (the highest) of labels, `pairs`,
+    `multi_label`, `scores`; null where it is nothing."""
     prefix: Mapped[str] = mapped_column(String(300))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     deleted_at: Mapped[datetime | None]

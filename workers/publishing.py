@@ -32,16 +32,6 @@ _LONGEST_PATH = 400
 _PIECE = 1 << 20
 
 
-class _Sizes(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    layers: int
-    hidden_size: int
-    attention_heads: list[int]
-    ffn_width: list[int]
-    vocabulary: int
-
-
 class _Network(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -51,7 +41,7 @@ class _Network(BaseModel):
     task: str | None = Field(max_length=50)
     parameters: int
     dtype: str = Field(max_length=20)
-    structure: _Sizes
+    structure: StructureView
     facts: dict[str, Any]
 
 

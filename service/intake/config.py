@@ -1,118 +1,90 @@
 """config.json at the door: parsed with bounds, checked value by value, rewritten from an allow-list.
 
 What a newer transformers might obey (code references, kernels, paths, quantisers) never reaches it: a key that is not
-on the family's list is dropped, or refuses the upload where dropping it would change the model.
+on the family's list is dropped, or refuses the upload where dropping it would change the model. Of an unknown family
+nothing is ever built, so its config is kept, less what a library could obey.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from service.catalog import FAMILIES, Family
+from service.catalog import FAMILIES, Family, family_of
 from service.errors import Invalid
 from service.intake import strict_json
+from service.intake.config_values import CHECKS, is_count
 
 MAX_BYTES = 1 << 20
 MAX_LABELS = 100_000
 MAX_LABEL = 256
+LONGEST_TEXT = 8192
+"""Tokens, where a family's config sets no limit."""
+_MAX_LAYERS, _MAX_WIDTH, _MAX_FFN, _MAX_TABLE = 256, 65_536, 1 << 20, 1_000_000
 _CAPS = {
-    "layers": 256,
-    "heads": 65_536,
-    "hidden": 65_536,
-    "ffn": 1 << 20,
-    "vocab_size": 1_000_000,
-    "max_position_embeddings": 1_000_000,
     "type_vocab_size": 1024,
+    "num_hidden_groups": _MAX_LAYERS,
+    "inner_group_num": 16,
+    "conv_kernel_size": 64,
+    "decoder_vocab_size": _MAX_TABLE,
 }
-_ACTIVATIONS = frozenset("gelu gelu_new gelu_fast gelu_pytorch_tanh gelu_python relu silu swish tanh mish".split())
-_DTYPES = frozenset({"float32", "float16", "bfloat16", "float64"})
-_WORD = re.compile(r"[A-Za-z0-9._+-]{1,64}")
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 31
-
-
-def _is_small(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 10
-
-
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and _WORD.fullmatch(value) is not None
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _one_of(*values: Any) -> Callable[[Any], bool]:
-    return lambda value: any(type(value) is type(allowed) and value == allowed for allowed in values)
-
-
-_CHECKS: dict[str, Callable[[Any], bool]] = {
-    "hidden_act": _one_of(*_ACTIVATIONS),
-    "activation": _one_of(*_ACTIVATIONS),
-    "torch_dtype": _one_of(*_DTYPES),
-    "dtype": _one_of(*_DTYPES),
-    "transformers_version": _is_word,
-    "position_embedding_type": _one_of("absolute"),
-    "is_decoder": _one_of(False),
-    "add_cross_attention": _one_of(False),
-    "problem_type": _one_of("single_label_classification"),
-    **dict.fromkeys("pad_token_id bos_token_id eos_token_id".split(), _is_count),
-    **dict.fromkeys("use_cache gradient_checkpointing tie_word_embeddings tie_weights_".split(), _is_bool),
-    "sinusoidal_pos_embds": _is_bool,
-    **dict.fromkeys(
-        """initializer_range layer_norm_eps classifier_dropout hidden_dropout_prob attention_probs_dropout_prob dropout
-        attention_dropout qa_dropout seq_classif_dropout""".split(),
-        _is_small,
-    ),
-}
-"""How the value of a key is checked that is neither a size nor about labels; null is always allowed."""
-_DEFAULT_TYPES = 2
+"""The largest value of a size that only some families have."""
+_TOKEN_IDS = (
+    "pad_token_id bos_token_id eos_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id".split()
+)
+_FIRST_NEAR_LAYER = 28
+"""Where a config with sliding windows does not say which layers have one."""
+_MODEL_TYPE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,49}")
+_CLASS = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
+_OBEYED = re.compile(r"_.*|trust_remote_code|.*name_or_path|.*_implementation")
 
 
 @dataclass(frozen=True)
 class Config:
-    """A config that passed: `values` is what is stored as config.json."""
+    """A config that passed: `values` is what is stored as config.json, sizes that were left out filled in."""
 
     family: Family
     architecture: str
     values: dict[str, Any]
-    labels: list[str] | None
+    labels: list[str] | None = None
     """In the order of their ids; None when the config names none."""
 
-    def size(self, name: str) -> int:
-        """A size by its key, or by `layers`, `heads`, `ffn`, `hidden`, whose keys are the family's."""
-        value: int = self.values[getattr(self.family, name, name)]
-        return value
-
-    @property
-    def token_types(self) -> int:
-        """Rows of the token-type table."""
-        value: int = self.values.get("type_vocab_size", _DEFAULT_TYPES)
+    def size(self, role: str) -> int:
+        """A size by its role, such as `layers` or `hidden`, whose key is the family's."""
+        value: int = self.values[getattr(self.family, role)]
         return value
 
     @property
     def task(self) -> str | None:
-        """What the architecture's head is for; None for a bare encoder."""
-        return self.family.tasks[self.architecture] or None
+        """What the architecture's head is for; None for one without a head."""
+        return self.family.architectures.get(self.architecture)
 
     def structure(self) -> dict[str, Any]:
-        """Sizes, layer by layer."""
+        """Sizes, layer by layer; of an unknown family only those whose keys are the usual ones."""
+        if not self.family.known:
+            return _visible_sizes(self.values)
         layers = self.size("layers")
-        return {
+        sizes = {
             "layers": layers,
             "hidden_size": self.size("hidden"),
             "attention_heads": [self.size("heads")] * layers,
             "ffn_width": [self.size("ffn")] * layers,
-            "vocabulary": self.size("vocab_size"),
+            "vocabulary": self.size("vocabulary"),
         }
+        if self.family.kv_heads:
+            sizes["key_value_heads"] = [self.size("kv_heads")] * layers
+        if self.family.stacks:
+            layers = self.size("decoder_layers")
+            sizes["decoder_layers"] = layers
+            sizes["decoder_attention_heads"] = [self.size("decoder_heads")] * layers
+            sizes["decoder_ffn_width"] = [self.size("decoder_ffn")] * layers
+        return sizes
 
-    def max_length(self) -> int:
-        """Tokens of the longest text."""
-        return self.size("max_position_embeddings") - self.family.position_offset
+    def max_length(self) -> int | None:
+        """Tokens of the longest text; None where it is not known."""
+        if not self.family.known:
+            return None
+        return self.size("positions") - self.family.position_offset if self.family.positions else LONGEST_TEXT
 
 
 def read_config(data: bytes) -> Config:
@@ -123,12 +95,18 @@ def read_config(data: bytes) -> Config:
         raise _refused("quantization_config", "quantised weights are not taken", "QUANTIZATION_UNSUPPORTED")
     family = _family(given)
     architecture = _architecture(given, family)
+    if not family.known:
+        return Config(family, architecture, without_obeyed(given))
     values = {key: value for key, value in given.items() if key in family.config_keys}
-    for key, check in _CHECKS.items():
+    for key, check in CHECKS.items():
         if values.get(key) is not None and not check(values[key]):
             raise _refused(key, "has a value that is not supported")
     _check_sizes(values, family)
+    _check_agreement(values, family)
     labels = _labels(values)
+    if family.architectures[architecture] == "question-answering":
+        labels = None
+        _drop_labels(values)
     values["architectures"] = [architecture]
     return Config(family, architecture, values, labels)
 
@@ -147,51 +125,151 @@ def read_object(data: bytes, name: str, limit: int) -> dict[str, Any]:
 
 
 def refuse_code(given: dict[str, Any], name: str) -> None:
-    """Raises `Invalid` when a config names Python code that it wants loaded."""
-    if given.get("auto_map") is not None or given.get("custom_pipelines") is not None:
-        raise Invalid(
-            f"{name} refers to code of its own (auto_map), and uploaded code is never run.", code="REMOTE_CODE_REFUSED"
-        )
+    """Raises `Invalid` when a config, or a config within it, names Python code that it wants loaded."""
+    for part in _objects(given):
+        if part.get("auto_map") is not None or part.get("custom_pipelines") is not None:
+            raise Invalid(
+                f"{name} refers to code of its own (auto_map), and uploaded code is never run.",
+                code="REMOTE_CODE_REFUSED",
+            )
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _objects(item)
+
+
+def without_obeyed(value: Any) -> Any:
+    """A JSON value less every key that makes a library look for code, kernels or other models."""
+    if isinstance(value, list):
+        return [without_obeyed(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: without_obeyed(item) for key, item in value.items() if not _OBEYED.fullmatch(key)}
 
 
 def _family(given: dict[str, Any]) -> Family:
     model_type = given.get("model_type")
-    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
-    if family is None:
-        raise _refused("model_type", f"must be one of {', '.join(FAMILIES)}", "FAMILY_UNSUPPORTED")
-    return family
+    if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
+        known = ", ".join(FAMILIES)
+        raise _refused("model_type", f"must name the architecture, best one of {known}", "FAMILY_UNSUPPORTED")
+    return family_of(model_type)
 
 
 def _architecture(given: dict[str, Any], family: Family) -> str:
     named = given.get("architectures")
+    if not family.known:
+        first = named[0] if isinstance(named, list) and named else None
+        return first if isinstance(first, str) and _CLASS.fullmatch(first) else "unknown"
     if named is None:
-        return next(iter(family.tasks))
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in family.tasks:
-        raise _refused("architectures", f"must name one of {', '.join(family.tasks)}", "ARCHITECTURE_UNSUPPORTED")
+        return next(iter(family.architectures))
+    if not isinstance(named, list) or len(named) != 1 or named[0] not in family.architectures:
+        allowed = ", ".join(family.architectures)
+        raise _refused("architectures", f"must name one of {allowed}", "ARCHITECTURE_UNSUPPORTED")
     return str(named[0])
 
 
+def _visible_sizes(values: dict[str, Any]) -> dict[str, Any]:
+    def size(key: str) -> int | None:
+        value = values.get(key)
+        return value if is_count(value) else None
+
+    return {
+        "layers": size("num_hidden_layers"),
+        "hidden_size": size("hidden_size"),
+        "attention_heads": [],
+        "ffn_width": [],
+        "vocabulary": size("vocab_size"),
+    }
+
+
 def _check_sizes(values: dict[str, Any], family: Family) -> None:
-    for name, cap in _CAPS.items():
-        key = getattr(family, name, name)
-        optional = name == "type_vocab_size"
-        if optional and key not in values:
-            continue
-        if not _is_count(values.get(key)) or not 1 <= values[key] <= cap:
-            raise _refused(key, f"must be an integer from 1 to {cap}")
-    if values[family.hidden] % values[family.heads]:
-        raise _refused(family.heads, f"must divide {family.hidden}")
-    if values["max_position_embeddings"] <= family.position_offset:
-        raise _refused("max_position_embeddings", f"must be more than {family.position_offset}")
-    for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        if values.get(key) is not None and values[key] >= values["vocab_size"]:
+    """Every size in its bounds; those that were left out are filled in, as the library would."""
+    caps = {
+        family.layers: _MAX_LAYERS,
+        family.decoder_layers: _MAX_LAYERS,
+        family.heads: _MAX_WIDTH,
+        family.decoder_heads: _MAX_WIDTH,
+        family.hidden: _MAX_WIDTH,
+        family.ffn: _MAX_FFN,
+        family.decoder_ffn: _MAX_FFN,
+        family.vocabulary: _MAX_TABLE,
+        family.positions: _MAX_TABLE,
+    }
+    for key, cap in caps.items():
+        if key is not None and key not in family.defaults:
+            _check_size(values, key, cap)
+    for key, default in family.defaults.items():
+        filled = default(values)
+        if values.get(key) is None:
+            values[key] = filled
+        _check_size(values, key, caps.get(key) or _CAPS.get(key, _MAX_WIDTH), least=min(1, filled))
+
+
+def _check_size(values: dict[str, Any], key: str, cap: int, least: int = 1) -> None:
+    if not is_count(values.get(key)) or not least <= values[key] <= cap:
+        raise _refused(key, f"must be an integer from {least} to {cap}")
+
+
+def _check_agreement(values: dict[str, Any], family: Family) -> None:
+    """What two keys say together."""
+    if family.head_width is None or family.heads_divide_hidden:
+        for key in {family.heads, family.decoder_heads or family.heads}:
+            if values[family.hidden] % values[key]:
+                raise _refused(key, f"must divide {family.hidden}")
+    if family.kv_heads and values[family.heads] % values[family.kv_heads]:
+        raise _refused(family.kv_heads, f"must divide {family.heads}")
+    if family.kv_heads and family.head_width and values[family.head_width] % 2:
+        raise _refused(family.head_width, "must be even")
+    if family.positions and values[family.positions] <= family.position_offset:
+        raise _refused(family.positions, f"must be more than {family.position_offset}")
+    if values.get("is_encoder_decoder") not in (None, bool(family.stacks)):
+        raise _refused("is_encoder_decoder", "does not fit model_type")
+    if values.get("layer_types") is not None and len(values["layer_types"]) != values[family.layers]:
+        raise _refused("layer_types", f"must have one entry for each of {family.layers}")
+    _check_token_ids(values)
+    _check_variants(values)
+
+
+def _check_token_ids(values: dict[str, Any]) -> None:
+    rows = max(values["vocab_size"], values.get("decoder_vocab_size") or 0)
+    for key in _TOKEN_IDS:
+        given = values.get(key)
+        if given is not None and max(given if isinstance(given, list) else [given], default=0) >= rows:
             raise _refused(key, "must be less than vocab_size")
+
+
+def _check_variants(values: dict[str, Any]) -> None:
+    """Keys by which one family is built in more than one way."""
+    if "num_hidden_groups" in values and values["num_hidden_groups"] > values["num_hidden_layers"]:
+        raise _refused("num_hidden_groups", "must not be more than num_hidden_layers")
+    if "pooler_hidden_size" in values and values["pooler_hidden_size"] != values["hidden_size"]:
+        raise _refused("pooler_hidden_size", "must be the hidden_size")
+    if "conv_groups" in values and values["hidden_size"] % max(1, values["conv_groups"]):
+        raise _refused("conv_groups", "must divide hidden_size")
+    if _layers_differ(values):
+        raise _refused("layer_types", "must be the same for every layer in this version")
+    gated = str(values.get("feed_forward_proj") or "relu").startswith("gated-")
+    if values.get("is_gated_act") not in (None, gated):
+        raise _refused("is_gated_act", "does not fit feed_forward_proj")
+
+
+def _layers_differ(values: dict[str, Any]) -> bool:
+    """Whether some layers look at all tokens and some at near ones only."""
+    if values.get("layer_types") is not None:
+        return len(set(values["layer_types"])) > 1
+    if not values.get("use_sliding_window") or values.get("sliding_window", 1) is None:
+        return False
+    first_near = values.get("max_window_layers")
+    return 0 < int(_FIRST_NEAR_LAYER if first_near is None else first_near) < int(values["num_hidden_layers"])
 
 
 def _labels(values: dict[str, Any]) -> list[str] | None:
     """The labels by id; `label2id` and `num_labels` are made to agree with them."""
     count = values.pop("num_labels", None)
-    if count is not None and not (_is_count(count) and 1 <= count <= MAX_LABELS):
+    if count is not None and not (is_count(count) and 1 <= count <= MAX_LABELS):
         raise _refused("num_labels", f"must be an integer from 1 to {MAX_LABELS}")
     values.pop("label2id", None)
     names = values.pop("id2label", None)
@@ -211,6 +289,12 @@ def _name_labels(values: dict[str, Any], labels: list[str]) -> list[str]:
     values["id2label"] = {str(number): label for number, label in enumerate(labels)}
     values["label2id"] = {label: number for number, label in enumerate(labels)}
     return labels
+
+
+def _drop_labels(values: dict[str, Any]) -> None:
+    """Start and end of an answer are no labels, and a head for them has two rows whatever a config says."""
+    for key in ("id2label", "label2id"):
+        values.pop(key, None)
 
 
 def _refused(key: str, fault: str, code: str = "CONFIG_INVALID") -> Invalid:

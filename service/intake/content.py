@@ -6,9 +6,16 @@ from pathlib import PurePosixPath
 from service.errors import Invalid
 from service.intake.names import shown
 
-TOKENIZER_FILES = frozenset(
-    """tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.txt vocab.json merges.txt
-    sentencepiece.bpe.model spiece.model spm.model tokenizer.model""".split()
+SENTENCEPIECE_FILES = frozenset(
+    "sentencepiece.bpe.model spiece.model spm.model tokenizer.model source.spm target.spm".split()
+)
+VOCABULARY_FILES = frozenset("vocab.json target_vocab.json added_tokens.json".split())
+LINES_FILES = frozenset({"vocab.txt", "merges.txt"})
+TOKENIZER_FILES = (
+    frozenset("tokenizer.json tokenizer_config.json special_tokens_map.json".split())
+    | SENTENCEPIECE_FILES
+    | VOCABULARY_FILES
+    | LINES_FILES
 )
 INERT_FILES = frozenset(
     """generation_config.json modules.json 1_Pooling/config.json sentence_bert_config.json

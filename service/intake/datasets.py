@@ -1,16 +1,16 @@
 """A data set from its form or archive to storage: one checked JSONL file per split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from service.errors import Invalid
+from service.errors import Invalid, invalid
 from service.ids import new_id
 from service.intake.archive import unpack
 from service.intake.fields import unknown_part
 from service.intake.limits import Limits
 from service.intake.multipart import Multipart
-from service.intake.rows import SPLITS, Labels, read_rows
-from service.intake.sources import Source
+from service.intake.rows import SPLITS, Kind, kind_of, read_rows
+from service.intake.sources import Source, pieces
 from service.intake.unpacking import Policy, Stored
 from service.storage import Storage, all_or_nothing
 from service.tables import Dataset
@@ -20,36 +20,67 @@ _SUFFIXES = frozenset({".jsonl", ".json", ".csv"})
 
 @dataclass(frozen=True)
 class Rows:
-    """The splits of a data set: rows and file of each, and what their labels are."""
+    """The splits of a data set of one task: rows and file of each, and what they agree on."""
 
-    splits: dict[str, tuple[int, Path, Stored]]
-    labels: Labels
+    task: str
+    kind: Kind
+    splits: dict[str, tuple[int, Path, Stored]] = field(default_factory=dict)
 
 
-def read_form(form: Multipart, folder: Path, limits: Limits) -> tuple[Rows, dict[str, str]]:
-    """Splits from the parts of a form, and its text fields `name` and `task`. Raises `SecateurError`."""
-    rows = Rows({}, Labels())
-    given: dict[str, str] = {}
+def read_form(form: Multipart, folder: Path, limits: Limits, task: str | None) -> tuple[Rows, dict[str, str]]:
+    """Splits from the parts of a form, and its text fields `name` and `task`. Raises `SecateurError`.
+
+    Without `task`, splits that come before that part wait on the disk until it is known what their rows are.
+    """
+    given = {} if task is None else {"task": task}
+    rows: Rows | None = None
+    waiting: dict[str, Path] = {}
     for part in form:
-        if part.name in SPLITS:
+        if part.name in SPLITS and "task" in given:
+            rows = rows or _rows_of(given["task"])
             _read(rows, part.name, part, folder, limits)
+        elif part.name in SPLITS:
+            waiting[part.name] = _kept(part, folder / f"{part.name}.given", limits)
         elif part.name in ("name", "task"):
-            given[part.name] = part.text()
+            _note(given, part.name, part.text())
         else:
             raise unknown_part(", ".join((*SPLITS, "name", "task")))
+    rows = rows or _rows_of(given.get("task"))
+    for split, path in waiting.items():
+        with path.open("rb") as file:
+            _read(rows, split, file, folder, limits)
     return _complete(rows), given
 
 
-def read_archive(source: Source, folder: Path, limits: Limits) -> Rows:
+def _rows_of(task: str | None) -> Rows:
+    return Rows(task or "", kind_of(task))
+
+
+def _note(given: dict[str, str], field_name: str, value: str) -> None:
+    if field_name == "task" and given.get("task", value) != value:
+        raise invalid("/task", "task is given twice, and not alike", "TASK_REPEATED")
+    given[field_name] = value
+
+
+def _kept(source: Source, path: Path, limits: Limits) -> Path:
+    """A part as it came, in a file."""
+    size = 0
+    with path.open("xb") as file:
+        for piece in pieces(source):
+            size += len(piece)
+            if size > limits.total:
+                raise limits.refusal()
+            file.write(piece)
+    return path
+
+
+def read_archive(source: Source, folder: Path, limits: Limits, task: str | None) -> Rows:
     """Splits from the files of an archive that are named after them. Raises `SecateurError`."""
+    rows = _rows_of(task)
     unpacked = unpack(source, folder, limits, _POLICY)
-    rows = Rows({}, Labels())
     for name in sorted(unpacked.files, key=lambda name: SPLITS.index(_split_of(name) or "")):
-        split = _split_of(name) or ""
-        if split in rows.splits:
-            raise Invalid(f"The archive has the split {split} twice.", code="SPLIT_REPEATED")
         with (unpacked.folder / name).open("rb") as file:
-            _read(rows, split, file, folder, limits)
+            _read(rows, _split_of(name) or "", file, folder, limits)
     return _complete(rows)
 
 
@@ -62,8 +93,10 @@ _POLICY = Policy(lambda name, _: _split_of(name) is not None)
 
 
 def _read(rows: Rows, split: str, source: Source, folder: Path, limits: Limits) -> None:
-    target = folder / f"{split}.jsonl"
-    count, stored = read_rows(source, split, target, rows.labels, limits)
+    if split in rows.splits:
+        raise Invalid(f"The archive has the split {split} twice.", code="SPLIT_REPEATED")
+    target = folder / f"own.{split}.jsonl"
+    count, stored = read_rows(source, split, target, rows.kind, limits)
     rows.splits[split] = (count, target, stored)
 
 
@@ -73,7 +106,7 @@ def _complete(rows: Rows) -> Rows:
     return rows
 
 
-def publish(storage: Storage, rows: Rows, *, tenant: str, name: str, task: str) -> Dataset:
+def publish(storage: Storage, rows: Rows, *, tenant: str, name: str) -> Dataset:
     """Move the files to storage; returns the row, not yet stored. On any error nothing is kept."""
     dataset_id = new_id("ds")
     prefix = f"datasets/{dataset_id}"
@@ -84,13 +117,13 @@ def publish(storage: Storage, rows: Rows, *, tenant: str, name: str, task: str) 
         id=dataset_id,
         tenant=tenant,
         name=name,
-        task=task,
+        task=rows.task,
         splits={
             split: {"rows": rows.splits[split][0], "size": stored.size, "sha256": stored.sha256}
             for split in SPLITS
             if split in rows.splits
             for stored in (rows.splits[split][2],)
         },
-        labels=rows.labels.summary(),
+        labels=rows.kind.summary(),
         prefix=prefix,
     )

@@ -24,6 +24,8 @@ from service.tables import Model
 
 _WEIGHTS = "model.safetensors"
 _POLICY = Policy(content.admit, content.check_not_torch)
+_MAX_TOKENIZER = 32 << 20
+_LABELLED = ("text-classification", "token-classification")
 _NO_CONFIG = "The archive has no config.json at its root or in its one top folder."
 
 
@@ -34,12 +36,15 @@ class Checked:
     files: dict[str, tuple[Path, Stored]]
     config: Config
     tensors: dict[str, Tensor]
+    parameters: int
     has_head: bool
 
     @property
     def labels(self) -> list[str] | None:
-        """Of the trained head, in the order of their ids; None without one."""
-        return self.config.labels if self.has_head else None
+        """Of the trained head, in the order of their ids; None without one, or where its task has none."""
+        if not self.has_head or self.config.task not in _LABELLED:
+            return None
+        return self.config.labels or ["LABEL_0", "LABEL_1"]
 
     @property
     def has_tokenizer(self) -> bool:
@@ -54,11 +59,11 @@ def read_model(source: Source, folder: Path, limits: Limits) -> Checked:
     files = {name: (unpacked.folder / path, unpacked.files[path]) for name, path in paths.items()}
     config = read_config(_small(files["config.json"][0]))
     tensors, shards = _read_weights(files)
-    config, has_head = _check_fit(config, tensors)
+    parameters, has_head = _check_fit(config, tensors)
     _name_weights(files, shards, folder)
     _rewrite(files, folder, "config.json", config.values)
     _check_companions(files, folder)
-    return Checked(dict(sorted(files.items())), config, tensors, has_head)
+    return Checked(dict(sorted(files.items())), config, tensors, parameters, has_head)
 
 
 def _select(unpacked: Unpacked) -> dict[str, str]:
@@ -111,20 +116,13 @@ def _check_index(data: bytes, shards: list[str]) -> None:
         )
 
 
-def _check_fit(config: Config, tensors: dict[str, Tensor]) -> tuple[Config, bool]:
-    weights = Weights(LAYOUTS[config.family.model_type], tensors)
-    sizes = {
-        "V": config.size("vocab_size"),
-        "P": config.size("max_position_embeddings"),
-        "T": config.token_types,
-        "H": config.size("hidden"),
-        "F": config.size("ffn"),
-    }
-    has_head = config.task is not None and weights.has_head()
-    if has_head and config.labels is None:
-        config = Config(config.family, config.architecture, config.values, ["LABEL_0", "LABEL_1"])
-    weights.check(sizes, config.size("layers"), len(config.labels or ()) if has_head else None)
-    return config, has_head
+def _check_fit(config: Config, tensors: dict[str, Tensor]) -> tuple[int, bool]:
+    """How many parameters the network has, and whether its head is there; of an unknown one nothing is demanded."""
+    if not config.family.known:
+        return sum(tensor.elements for tensor in _floats(tensors)), True
+    weights = Weights(LAYOUTS[config.family.model_type](config.values), tensors, config.task)
+    weights.check()
+    return weights.parameters(), weights.has_head
 
 
 def _name_weights(files: dict[str, tuple[Path, Stored]], shards: dict[str, list[str]], folder: Path) -> None:
@@ -138,15 +136,27 @@ def _name_weights(files: dict[str, tuple[Path, Stored]], shards: dict[str, list[
     _rewrite(files, folder, content.INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
+_REWRITTEN = {
+    "tokenizer_config.json": companions.tokenizer_config,
+    "generation_config.json": companions.generation_config,
+}
+
+
 def _check_companions(files: dict[str, tuple[Path, Stored]], folder: Path) -> None:
-    if "tokenizer_config.json" in files:
-        given = _small(files["tokenizer_config.json"][0])
-        _rewrite(files, folder, "tokenizer_config.json", companions.tokenizer_config(given))
-    for name in content.INERT_FILES | {"special_tokens_map.json"}:
+    for name, rewritten in _REWRITTEN.items():
         if name in files:
-            value = _json(_small(files[name][0]), name)
+            _rewrite(files, folder, name, rewritten(_small(files[name][0])))
+    for name in content.INERT_FILES | content.VOCABULARY_FILES | {"special_tokens_map.json"}:
+        if name in files:
+            value = _json(_small(files[name][0], _MAX_TOKENIZER), name, _MAX_TOKENIZER)
             if name == "modules.json":
                 companions.check_modules(value)
+            if name in content.VOCABULARY_FILES:
+                companions.check_vocabulary(value, name)
+    for name in content.LINES_FILES & files.keys():
+        companions.check_lines(_small(files[name][0], _MAX_TOKENIZER), name, _MAX_TOKENIZER)
+    for name in content.SENTENCEPIECE_FILES & files.keys():
+        companions.check_sentencepiece(_small(files[name][0], 1), name)
 
 
 def _rewrite(files: dict[str, tuple[Path, Stored]], folder: Path, name: str, value: dict[str, Any]) -> None:
@@ -156,15 +166,15 @@ def _rewrite(files: dict[str, tuple[Path, Stored]], folder: Path, name: str, val
     files[name] = (path, Stored(len(data), sha256(data).hexdigest()))
 
 
-def _small(path: Path) -> bytes:
+def _small(path: Path, limit: int = companions.MAX_BYTES) -> bytes:
     """A file of a few megabytes at most; a larger one is cut, which its parser then refuses by size."""
     with path.open("rb") as file:
-        return file.read(companions.MAX_BYTES + 1)
+        return file.read(limit + 1)
 
 
-def _json(data: bytes, name: str) -> Any:
-    if len(data) > companions.MAX_BYTES:
-        raise Invalid(f"{name} is larger than {companions.MAX_BYTES} bytes.", code="CONFIG_INVALID")
+def _json(data: bytes, name: str, limit: int = companions.MAX_BYTES) -> Any:
+    if len(data) > limit:
+        raise Invalid(f"{name} is larger than {limit} bytes.", code="CONFIG_INVALID")
     try:
         return strict_json.loads(data)
     except strict_json.JsonRefused as error:
@@ -188,7 +198,7 @@ def publish(storage: Storage, checked: Checked, *, tenant: str, name: str, metad
         family=checked.config.family.model_type,
         architecture=checked.config.architecture,
         task=checked.config.task,
-        parameters=sum(tensor.elements for tensor in _floats(checked.tensors)),
+        parameters=checked.parameters,
         size=sum(stored.size for _, stored in checked.files.values()),
         dtype=_dtype(checked.tensors),
         files=[
@@ -200,6 +210,7 @@ def publish(storage: Storage, checked: Checked, *, tenant: str, name: str, metad
             "max_length": checked.config.max_length(),
             "has_head": checked.has_head,
             "has_tokenizer": checked.has_tokenizer,
+            "multi_label": checked.config.values.get("problem_type") == "multi_label_classification",
             "uniform": True,
         },
         prefix=prefix,

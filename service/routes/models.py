@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.catalog import FAMILIES
+from service.catalog import family_of
 from service.db import on_commit
 from service.deps import DatabaseDep, Reader, SessionDep, SettingsDep, StorageDep, Writer
 from service.errors import Conflict, Invalid, NotFound
@@ -26,10 +26,10 @@ from service.paging import Cursor, Limit, newest_first
 from service.problems import responses
 from service.routes.artifacts import DOWNLOAD, reader, serve_tar
 from service.routes.creation import create, remove_bytes
-from service.schemas import Page, StructureView
-from service.specs import CRITERIA_OF
+from service.schemas import Page, StructureView, Supported
 from service.states import FINAL
 from service.storage.serve import serve
+from service.support import supported
 from service.tables import Job, Model, utc_now
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -41,14 +41,6 @@ class FileView(BaseModel):
     path: str
     size: int
     sha256: str
-
-
-class Supported(BaseModel):
-    """What a job can do with the model."""
-
-    structures: list[str]
-    criteria: list[str]
-    exports: list[str]
 
 
 class ModelView(BaseModel):
@@ -75,7 +67,6 @@ class ModelView(BaseModel):
 
 def show(model: Model) -> ModelView:
     """A row as clients see it."""
-    family = FAMILIES[model.family]
     return ModelView(
         id=model.id,
         name=model.name,
@@ -88,11 +79,7 @@ def show(model: Model) -> ModelView:
         dtype=model.dtype,
         files=model.files,
         structure=StructureView(**model.structure),
-        supported=Supported(
-            structures=list(family.structures),
-            criteria=sorted({kind for structure in family.structures for kind in CRITERIA_OF[structure]}),
-            exports=[name for name in family.exports if model.facts["uniform"] or name != "huggingface"],
-        ),
+        supported=supported(family_of(model.family), uniform=model.facts["uniform"]),
         parent_model_id=model.parent_model_id,
         job_id=model.job_id,
         metadata=model.metadata_,

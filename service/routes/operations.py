@@ -19,16 +19,16 @@ from service.ids import new_id
 from service.paging import LARGEST
 from service.problems import responses
 from service.routes.jobs import LONGEST_WAIT
-from service.schemas import Alive, Capabilities, FamilyView, Limits, Readiness, StructureSupport, WorkerView
-from service.specs import CRITERIA_OF, QUALITY_METRICS
+from service.schemas import Alive, Capabilities, Limits, Readiness, WorkerView
+from service.specs import QUALITY_METRICS
 from service.storage import Storage
+from service.support import family_view, other_families, structure_support
 from service.tables import Worker
 from service.worker_view import live_workers
 
 router = APIRouter(tags=["operations"])
 public = APIRouter(tags=["operations"])
 
-_PATTERNS = {"weights": ["unstructured", "2:4"]}
 _WEAK_SANDBOXES = frozenset({"none", "process"})
 """Levels that keep a job's death from the worker, but not its engine from the machine."""
 
@@ -104,20 +104,10 @@ def metrics(principal: Reader, session: SessionDep, request: Request) -> Respons
 def capabilities(principal: Reader, session: SessionDep, settings: SettingsDep, storage: StorageDep) -> Any:
     """Families, structures and criteria, exports, limits, and the workers that are alive with their devices."""
     return Capabilities(
-        families=[
-            FamilyView(
-                name=name,
-                architectures=list(family.tasks),
-                structures=list(family.structures),
-                exports=list(family.exports),
-            )
-            for name, family in FAMILIES.items()
-        ],
+        families=[family_view(family) for family in FAMILIES.values()],
+        other_families=other_families(),
         tasks=list(QUALITY_METRICS),
-        structures=[
-            StructureSupport(name=name, criteria=sorted(criteria), patterns=_PATTERNS.get(name, []))
-            for name, criteria in CRITERIA_OF.items()
-        ],
+        structures=structure_support(),
         exports=sorted({export for family in FAMILIES.values() for export in family.exports}),
         metrics={task: list(names) for task, names in QUALITY_METRICS.items()},
         limits=Limits(

@@ -148,10 +148,17 @@ def _raw_config(data: bytes) -> Callable[[Path], bytes]:
 
 CONFIGS = [
     Hostile("auto_map", "REMOTE_CODE_REFUSED", _config(auto_map={"AutoConfig": "conf.Evil"})),
-    Hostile("unknown family", "FAMILY_UNSUPPORTED", _config(model_type="lightglue")),
-    Hostile("family by substring", "FAMILY_UNSUPPORTED", _config(model_type="my-bert")),
+    Hostile("no family", "FAMILY_UNSUPPORTED", _config(model_type=None)),
+    Hostile("family that is a path", "FAMILY_UNSUPPORTED", _config(model_type="../bert")),
+    Hostile("code of an unknown family", "REMOTE_CODE_REFUSED", _config(model_type="x", auto_map={"A": "b.C"})),
+    Hostile(
+        "code within a config",
+        "REMOTE_CODE_REFUSED",
+        _config(model_type="x", text_config={"parts": [{"custom_pipelines": {"p": {"impl": "b.C"}}}]}),
+    ),
+    Hostile("quantised unknown family", "QUANTIZATION_UNSUPPORTED", _config(model_type="x", quantization_config={})),
     Hostile("family that is a list", "FAMILY_UNSUPPORTED", _config(model_type=["bert"])),
-    Hostile("another head", "ARCHITECTURE_UNSUPPORTED", _config(architectures=["BertForQuestionAnswering"])),
+    Hostile("another head", "ARCHITECTURE_UNSUPPORTED", _config(architectures=["BertForMultipleChoice"])),
     Hostile("quantised", "QUANTIZATION_UNSUPPORTED", _config(quantization_config={"quant_method": "x"})),
     Hostile("1e8 labels", "CONFIG_INVALID", _config(num_labels=100_000_000)),
     Hostile("1e9 words", "CONFIG_INVALID", _config(vocab_size=1_000_000_000)),
@@ -186,6 +193,14 @@ CONFIGS = [
         "REMOTE_CODE_REFUSED",
         lambda _: _with(**{"tokenizer_config.json": b'{"auto_map": {"AutoTokenizer": ["tok.Evil", null]}}'}),
     ),
+    Hostile(
+        "generation with code",
+        "REMOTE_CODE_REFUSED",
+        lambda _: _with(**{"generation_config.json": b'{"auto_map": {"x": "gen.Evil"}}'}),
+    ),
+    Hostile("a vocabulary of lists", "TOKENIZER_REFUSED", lambda _: _with(**{"vocab.json": b'{"a": [1]}'})),
+    Hostile("merges that are no text", "TOKENIZER_REFUSED", lambda _: _with(**{"merges.txt": b"\xff\xfe"})),
+    Hostile("sentencepiece that is none", "TOKENIZER_REFUSED", lambda _: _with(**{"spiece.model": b"#!/bin/sh"})),
     Hostile(
         "modules of another library",
         "REMOTE_CODE_REFUSED",

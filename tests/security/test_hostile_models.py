@@ -117,7 +117,7 @@ def test_names_that_cannot_be_shown(shared_client: TestClient, name: str) -> Non
 def test_no_refusal_repeats_what_was_sent(shared_client: TestClient) -> None:
     canary = "canary-7f3a"
     configs: list[dict[str, Any]] = [
-        {"model_type": canary},
+        {"model_type": f"../{canary}"},
         {"architectures": [canary]},
         {"hidden_act": canary},
         {"num_hidden_layers": canary},

@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from service import jobs
+from service.catalog import family_of
 from service.db import Database
 from service.ids import new_id
 from service.specs import JobSpec
@@ -42,6 +43,23 @@ def a_model(**changes: Any) -> Model:
     return Model(**{**values, **changes})
 
 
+def a_model_of(family: str, **changes: Any) -> Model:
+    """A model of any family with its first head: 4 layers of 4 heads, two of which share keys where heads do."""
+    known = family_of(family)
+    structure = dict(a_model().structure)
+    if known.kv_heads:
+        structure["key_value_heads"] = [2] * 4
+    if known.stacks:
+        structure |= {"decoder_layers": 2, "decoder_attention_heads": [4] * 2, "decoder_ffn_width": [64] * 2}
+    heads = [(architecture, task) for architecture, task in known.architectures.items() if task in known.tasks[:1]]
+    architecture, task = next(iter(heads), ("unknown", None))
+    facts: dict[str, Any] = {} if task == "text-classification" else {"labels": None}
+    if not known.known:
+        facts["max_length"] = None
+    values = {"family": family, "architecture": architecture, "task": task, "structure": structure}
+    return a_model(**{**values, **changes, "facts": {**facts, **changes.get("facts", {})}})
+
+
 def a_dataset(**changes: Any) -> Dataset:
     """Rows with the labels 0 and 1 in three splits."""
     split = {"rows": 8, "size": 100, "sha256": "0" * 64}
@@ -51,7 +69,7 @@ def a_dataset(**changes: Any) -> Dataset:
         "name": "tiny",
         "task": "text-classification",
         "splits": {"train": split, "validation": split, "test": split},
-        "labels": {"names": None, "integers": 1, "pairs": False},
+        "labels": {"names": None, "integers": 1, "pairs": False, "multi_label": False},
         "prefix": "datasets/none",
     }
     return Dataset(**{**values, **changes})

@@ -79,7 +79,7 @@ BAD: list[tuple[str, Any]] = [
     ("/model_id", "x'); --"),
     ("/model_id", "$(id)"),
     ("/dataset_id", "__import__('os')"),
-    ("/task", "translation"),
+    ("/task", "cooking"),
     ("/version", 2),
     ("/pruning/cuts", []),
     ("/pruning/cuts/0/ratio", 0),
@@ -89,6 +89,16 @@ BAD: list[tuple[str, Any]] = [
     ("/pruning/cuts/0/ratio", None),
     ("/pruning/cuts/0/structure", "hidden"),
     ("/pruning/cuts/0/pattern", "2:4"),
+    ("/pruning/cuts/0/stack", "both"),
+    ("/pruning/cuts/0/criterion", None),
+    ("/pruning/cuts/2", {"structure": "vocabulary", "ratio": 0.5}),
+    ("/pruning/cuts/2", {"structure": "vocabulary", "criterion": {"kind": "magnitude"}}),
+    ("/pruning/cuts/2/repair", True),
+    (
+        "/pruning/cuts/1",
+        {"structure": "weights", "ratio": 0.5, "criterion": {"kind": "regularization", "threshold": 0.1}},
+    ),
+    ("/pruning/target", {"metric": "flops", "ratio": 0.5}),
     ("/pruning/cuts/0/criterion/kind", "similarity"),
     ("/pruning/cuts/0/criterion/kind", "eval"),
     ("/pruning/cuts/1/criterion/norm", 3),
@@ -104,6 +114,9 @@ BAD: list[tuple[str, Any]] = [
     ("/exports", ["onnx", "onnx"]),
     ("/benchmark/batch_sizes", []),
     ("/benchmark/threads", 0),
+    ("/stride", 0),
+    ("/beams", 0),
+    ("/beams", 33),
     ("/seed", -1),
     ("/priority", 10),
     ("/timeout", 0),
@@ -129,6 +142,18 @@ def test_a_fault_between_two_fields_is_told_at_one_of_them() -> None:
     with pytest.raises(ValidationError) as caught:
         JobSpec.model_validate(body)
     assert [error.pointer for error in invalid_body(caught.value, body).errors] == ["/finetuning/optimizer/nesterov"]
+
+
+def test_a_target_stands_in_for_cuts() -> None:
+    spec = JobSpec.model_validate(a_spec(pruning={"target": {"metric": "flops", "ratio": 0.5}}))
+    assert spec.needs_data
+    with pytest.raises(ValidationError, match="not available"):
+        JobSpec.model_validate(a_spec(pruning={"target": {"metric": "latency", "ratio": 0.5}}))
+
+
+def test_the_vocabulary_is_cut_by_use() -> None:
+    spec = JobSpec.model_validate(a_spec(pruning={"cuts": [{"structure": "vocabulary"}]}))
+    assert (spec.pruning.cuts[0].kind, spec.needs_data) == ("use", True)
 
 
 def test_numbers_that_are_not_finite_are_refused() -> None:

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def nearest(number: float) -> int:
@@ -38,13 +39,43 @@ def exact(scores: list[Tensor], share: float, *, ranked: bool) -> list[Tensor]:
     return list(keep.split([len(values) for values in scores]))
 
 
-def n_of_four(scores: Tensor, columns: int, kept: int) -> Tensor:
-    """The `kept` best of every four neighbours in a row of `columns`; at most so many of what is left at its end."""
-    rows = scores.view(-1, columns)
-    padded = torch.nn.functional.pad(rows, (0, -columns % 4), value=-math.inf).unflatten(1, (-1, 4))
+def above(scores: Tensor, threshold: float) -> Tensor:
+    """Keeps what is above the threshold, and the best unit in any case."""
+    keep = scores > threshold
+    keep[scores.argmax()] = True
+    return keep
+
+
+def n_of_m(scores: Tensor, kept: int, m: int) -> Tensor:
+    """The `kept` best of every `m` neighbours in a row; at most so many of what is left at its end. (rows, columns)"""
+    columns = scores.shape[1]
+    padded = functional.pad(scores, (0, -columns % m), value=-math.inf).unflatten(1, (-1, m))
     best = padded.topk(kept, dim=-1).indices
     keep = torch.zeros_like(padded, dtype=torch.bool).scatter_(-1, best, True)
-    return keep.flatten(1)[:, :columns].flatten()
+    return keep.flatten(1)[:, :columns]
+
+
+def blocks(scores: list[Tensor], size: int, share: float, *, ranked: bool) -> list[Tensor]:
+    """Cuts `share` of the square blocks of each matrix, or with `ranked` of all, the lowest means first.
+
+    Blocks at the right and lower edge are as small as what is left there. Scores and results of (rows, columns).
+    """
+    means = [_block_means(matrix, size) for matrix in scores]
+    keep = exact([values.flatten() for values in means], share, ranked=ranked)
+    return [
+        mask.view(values.shape).repeat_interleave(size, 0).repeat_interleave(size, 1)[: len(matrix), : matrix.shape[1]]
+        for mask, values, matrix in zip(keep, means, scores, strict=True)
+    ]
+
+
+def _block_means(scores: Tensor, size: int) -> Tensor:
+    # What is cut already counts as nothing, else a block that is cut in part would look worse than one that is gone.
+    tables = torch.stack([scores.clamp_min(0), torch.ones_like(scores)])
+    rows, columns = scores.shape
+    padded = functional.pad(tables, (0, -columns % size, 0, -rows % size))
+    sums = padded.unflatten(2, (-1, size)).unflatten(1, (-1, size)).sum((2, 4))
+    means: Tensor = sums[0] / sums[1]
+    return means
 
 
 def _highest(scores: Tensor, count: int) -> Tensor:

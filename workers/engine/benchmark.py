@@ -16,9 +16,12 @@ from transformers import PreTrainedModel
 from service.specs import Benchmark
 from workers.engine import modeling_secateur
 from workers.engine.exporters import EXPORTERS
-from workers.engine.families import family_of, structure_of
+from workers.engine.families import family_of
+from workers.engine.families.loading import stock_class
+from workers.engine.modeling_secateur import differences, stock_twin
 from workers.engine.replica import replica
-from workers.engine.verification import run_script
+from workers.engine.tasks.task import Task
+from workers.engine.verification import random_inputs, run_script
 
 ONNX_RUNTIMES = {"onnxruntime": "onnx", "onnxruntime_int8": "onnx_int8"}
 """ONNX runtimes, each with the export that it runs."""
@@ -45,7 +48,14 @@ class Bench:
 
 
 def benchmark(
-    before: PreTrainedModel, after: PreTrainedModel, *, exports: Sequence[str], out: Path, source: Path, bench: Bench
+    before: PreTrainedModel,
+    after: PreTrainedModel,
+    task: type[Task],
+    *,
+    exports: Sequence[str],
+    out: Path,
+    source: Path,
+    bench: Bench,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measures both networks; returns for each `{"size", "flops", "peak_memory", "latency": […]}`.
 
@@ -55,7 +65,7 @@ def benchmark(
     """
     sides = (before, after)
     costs = [static_costs(network, bench.spec.sequence_length) for network in sides]
-    originals = _export_originals(before, exports, source, bench.scratch / "original")
+    originals = _export_originals(before, task, exports, source, bench.scratch / "original")
     threads = torch.get_num_threads()
     torch.set_num_threads(bench.spec.threads)
     try:
@@ -94,14 +104,8 @@ def count_flops(network: PreTrainedModel, sequence_length: int) -> int:
 
 
 def inputs_of(network: PreTrainedModel, batch_size: int, sequence_length: int) -> dict[str, Tensor]:
-    """One full batch of random tokens without padding, so that every position costs the same."""
-    shape = (batch_size, sequence_length)
-    generator = torch.Generator().manual_seed(0)
-    padding = network.config.pad_token_id or 0
-    ids = torch.randint(0, network.config.vocab_size, shape, generator=generator)
-    ids[ids == padding] = (padding + 1) % network.config.vocab_size
-    inputs = {name: torch.zeros(shape, dtype=torch.long) for name in family_of(network).example(network)}
-    return inputs | {"input_ids": ids, "attention_mask": torch.ones(shape, dtype=torch.long)}
+    """One full batch of random tokens without padding, so that every position costs the same; so for a decoder."""
+    return random_inputs(network, (batch_size, sequence_length), torch.Generator().manual_seed(0))
 
 
 def peak_memory(network: PreTrainedModel, bench: Bench) -> int:
@@ -116,8 +120,10 @@ def peak_memory(network: PreTrainedModel, bench: Bench) -> int:
     bench.scratch.mkdir(parents=True, exist_ok=True)
     request = {
         "modeling": modeling_secateur.__file__,
+        "stock": stock_class(network),
         "config": network.config.to_dict(),
-        "structure": structure_of(network),
+        "sizes": differences(network, stock_twin(network)),
+        "inputs": list(family_of(network).example(network)),
         "dtype": str(bench.dtype).removeprefix("torch."),
         "batch_size": batch_size,
         "sequence_length": bench.spec.sequence_length,
@@ -139,11 +145,13 @@ def _peak_memory_cuda(network: PreTrainedModel, batch_size: int, bench: Bench) -
     return torch.cuda.max_memory_allocated(bench.device) - held
 
 
-def _export_originals(before: PreTrainedModel, exports: Sequence[str], source: Path, folder: Path) -> dict[str, Path]:
+def _export_originals(
+    before: PreTrainedModel, task: type[Task], exports: Sequence[str], source: Path, folder: Path
+) -> dict[str, Path]:
     files = {}
     for runtime, name in ONNX_RUNTIMES.items():
         if name in exports:
-            EXPORTERS[name].export(before, folder, source)
+            EXPORTERS[name].export(before, folder, source, task)
             files[runtime] = folder / EXPORTERS[name].file
     return files
 

@@ -90,18 +90,27 @@ def _draw_latencies(axes: Axes, pairs: Sequence[tuple[Mapping[str, Any], Mapping
     axes.margins(y=0.16)
 
 
-def structure_chart(before: Mapping[str, Any], after: Mapping[str, Any], kept_layers: Sequence[int]) -> str:
-    """Attention heads and FFN neurons that each layer of the original kept; `kept_layers` are indices from 0."""
-    panels = {"attention_heads": "Attention heads per layer", "ffn_width": "FFN neurons per layer"}
+PANELS = {"attention_heads": "Attention heads per layer", "ffn_width": "FFN neurons per layer"}
+
+
+def structure_chart(before: Mapping[str, Any], after: Mapping[str, Any], kept: Mapping[str, Sequence[int]]) -> str:
+    """Attention heads and FFN neurons that each layer of the original kept; `kept` has the layers that are left of each
+    stack, as indices from 0."""
+    sides = [side for side in ("", "decoder_") if f"{side}attention_heads" in before]
+    panels = [(side, key, title) for side in sides for key, title in PANELS.items()]
 
     def draw(figure: Figure) -> None:
-        for axes, (key, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-            kept = dict(zip(kept_layers, after[key], strict=True))
-            _draw_layers(axes, before[key], kept)
-            axes.set_title(title)
+        rows = figure.subplots(len(sides), 2, squeeze=False).flatten()
+        for axes, (side, key, title) in zip(rows, panels, strict=True):
+            stack = next(iter(kept)) if len(sides) == 1 and kept else side.rstrip("_") or "encoder"
+            widths = after[f"{side}{key}"]
+            _draw_layers(
+                axes, before[f"{side}{key}"], dict(zip(kept.get(stack, range(len(widths))), widths, strict=True))
+            )
+            axes.set_title(f"{title} of the decoder" if side else title)
             axes.set_xlabel("layer of the original")
 
-    return _svg("structure", (9.45, 2.7), draw)
+    return _svg("structure", (9.45, 2.7 * len(sides)), draw)
 
 
 def _draw_layers(axes: Axes, sizes: Sequence[int], kept: Mapping[int, int]) -> None:

@@ -4,18 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from service.specs import DATA_CRITERIA, Gradual, JobSpec
+from service.specs import Gradual, JobSpec, Target
+from workers.engine.families import family_of
 from workers.engine.outcome import evaluate, export, measure, result
+from workers.engine.penalties import regularizer
 from workers.engine.recovery import TRAINING_COST, Course, train
 from workers.engine.replica import replica
 from workers.engine.reporter import STEPS_SHARE, Reporter
 from workers.engine.reporting import Record, write_report
-from workers.engine.surgery import Anatomy, apply_cut
-from workers.engine.tasks import Task
+from workers.engine.subject import Anatomy, Subject
+from workers.engine.surgery import Theatre, apply_cut, report
+from workers.engine.targets import STRUCTURES_CUT, Bill, prune_units
+from workers.engine.tasks import TASKS, Task
 from workers.engine.verification import verify
 from workers.engine.work import Work, load, prepare, round_weights
+
+DEFAULT_LENGTH = 128
 
 
 def compress(folder: Path, spec: JobSpec, reporter: Reporter, max_threads: int | None) -> dict[str, Any]:
@@ -31,20 +36,22 @@ def compress(folder: Path, spec: JobSpec, reporter: Reporter, max_threads: int |
         )
     round_weights(network, work.stored)
     before = replica(network, work.device)
-
-    anatomy = Anatomy.of(network)
-    cuts = prune(network, before, task, work, anatomy, reporter)
+    if task is not None:
+        task.teacher = before
+    subject = Subject(network, before, task, work.model, Anatomy.of(network))
+    cuts = prune(subject, work, reporter)
     round_weights(network, work.stored)
 
     reporter.phase("evaluating")
-    sides = [evaluate(side, task, spec.seed, reporter) for side in (before, network)]
+    sides = [evaluate(*side, spec.seed, reporter) for side in ((before, task), (network, subject.task))]
     before, after = (replica(side, dtype=work.stored) for side in (before, network))
     reporter.reach(STEPS_SHARE)
     reporter.phase("exporting")
-    exported = export(after, work)
+    exported = export(after, work, subject.source)
     reporter.reach(0.75)
     reporter.phase("verifying")
-    verify(after, exported, scratch=work.scratch, threads=torch.get_num_threads(), seed=spec.seed)
+    kind = TASKS[spec.task]
+    verify(after, exported, kind, scratch=work.scratch, threads=torch.get_num_threads(), seed=spec.seed)
     reporter.reach(0.85)
     reporter.phase("evaluating")
     sides = [side | costs for side, costs in zip(sides, measure(before, after, work), strict=True)]
@@ -52,31 +59,25 @@ def compress(folder: Path, spec: JobSpec, reporter: Reporter, max_threads: int |
     directory = next(folder.name for name, folder in exported if name.startswith("huggingface"))
     outcome = result(after, sides, work, directory, reporter)
     configuration = spec.model_dump(mode="json")
-    write_report(
-        Record(configuration, outcome, reporter.curves, cuts, anatomy.kept_layers, reporter.warnings), work.out
-    )
+    kept_layers = subject.anatomy.kept_layers
+    write_report(Record(configuration, outcome, reporter.curves, cuts, kept_layers, reporter.warnings), work.out)
     return outcome
 
 
-def prune(
-    network: PreTrainedModel,
-    before: PreTrainedModel,
-    task: Task | None,
-    work: Work,
-    anatomy: Anatomy,
-    reporter: Reporter,
-) -> list[dict[str, Any]]:
+def prune(subject: Subject, work: Work, reporter: Reporter) -> list[dict[str, Any]]:
     """Cuts and fine-tunes in rounds, in place; returns what every cut of every round removed."""
     spec, step, done = work.spec, 0, []
-    generator = torch.Generator().manual_seed(spec.seed)
+    theatre = Theatre(work, reporter, torch.Generator().manual_seed(spec.seed))
     shares = round_shares(spec)
     for number, (share, epochs) in enumerate(zip(shares, round_epochs(spec, len(shares)), strict=True), start=1):
+        if spec.pruning.target is not None:
+            done += [{"round": number} | cut for cut in reach_target(subject, spec.pruning.target, share, theatre)]
         for cut in spec.pruning.cuts:
-            reporter.phase("analyzing" if cut.criterion.kind in DATA_CRITERIA else "pruning")
-            removed = apply_cut(network, cut, cut.share * share, anatomy, task, generator, reporter)
-            done.append({"round": number} | removed)
-        if epochs and spec.finetuning is not None and task is not None:
+            if cut.structure != "vocabulary" or number == 1:
+                done.append({"round": number} | apply_cut(subject, cut, cut.share * share, theatre))
+        if epochs and spec.finetuning is not None and subject.task is not None:
             reporter.phase("finetuning")
+            pull = spec.finetuning.regularization
             course = Course(
                 "finetuning",
                 spec.finetuning,
@@ -85,10 +86,30 @@ def prune(
                 work.bfloat16,
                 sparse=any(cut.structure == "weights" for cut in spec.pruning.cuts),
                 distillation=spec.finetuning.distillation,
+                penalty=None if pull is None else regularizer(subject.network, pull),
                 first_step=step,
             )
-            step = train(network, task, course, reporter, before)
+            step = train(subject.network, subject.task, course, reporter, subject.teacher)
     return done
+
+
+def reach_target(subject: Subject, target: Target, share: float, theatre: Theatre) -> list[dict[str, Any]]:
+    """Chooses and cuts heads and neurons until so much of the way to the target is done; uniform for a stock export."""
+    spec, network, task = theatre.work.spec, subject.network, subject.task
+    assert task is not None  # the door refuses a target without a data set
+    theatre.reporter.phase("analyzing")
+    tokens = min(spec.max_length or DEFAULT_LENGTH, family_of(network).longest(network))
+    whole = Bill(target.metric, tokens).total(subject.teacher)
+    uniform = "huggingface" in spec.exports
+    if uniform:
+        message = "The same number of heads and neurons goes in every layer, as the export huggingface needs."
+        theatre.reporter.warning("UNIFORM_BUDGET", message + " huggingface_custom would keep the best of each layer.")
+    kinds = STRUCTURES_CUT if not uniform or family_of(network).head_width_key else ("ffn_neurons",)
+    left = whole * (1 - (1 - target.ratio) * share)
+    cut = prune_units(
+        network, task, target, left, tokens, uniform=uniform, structures=kinds, advance=theatre.reporter.advance
+    )
+    return [report(name, "second_order", *counts, theatre.reporter) for name, counts in cut.items()]
 
 
 def round_shares(spec: JobSpec) -> list[float]:
@@ -118,5 +139,9 @@ def forward_passes(spec: JobSpec, task: Task | None) -> int:
         teacher = spec.finetuning.distillation is not None
         total += spec.finetuning.epochs * ((TRAINING_COST + teacher) * train_rows + validation)
         total += sum(epochs > 0 for epochs in rounds) * validation
+    for cut in spec.pruning.cuts:
+        total += len(rounds) * getattr(cut.criterion, "epochs", 0) * (TRAINING_COST * train_rows + 2 * validation)
     samples = [getattr(cut.criterion, "samples", 0) for cut in spec.pruning.cuts]
+    if spec.pruning.target is not None:
+        samples.append(spec.pruning.target.samples)
     return max(1, total + len(rounds) * sum(TRAINING_COST * task.sample_size(rows) for rows in samples))

@@ -1,7 +1,8 @@
 """Measures the peak memory of inference on the CPU in a fresh process: `python -I memory.py REQUEST`.
 
-REQUEST is a JSON file: {"modeling": path of modeling_secateur.py, "config": {…config.json…}, "structure": {…},
-"dtype", "batch_size", "sequence_length", "threads", "answer": path}. Written to `answer`: bytes of resident memory at
+REQUEST is a JSON file: {"modeling": path of modeling_secateur.py, "stock": name of a class of transformers,
+"config": {…config.json…}, "sizes": {…}, "inputs": names, "dtype", "batch_size", "sequence_length", "threads",
+"answer": path}. Written to `answer`: bytes of resident memory at
 the peak of loading weights and running one batch, above the interpreter with its libraries and warm kernels.
 Only sizes matter, so the weights are constants; nothing is read from disk.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch.nn import functional
 from transformers import AutoConfig
 
@@ -34,10 +36,10 @@ def warm_up(dtype: torch.dtype) -> None:
 
 def build(request: dict[str, Any], modeling: Any) -> Any:
     """The network without storage: its shapes alone, on the meta device."""
-    settings = dict(request["config"]) | {"secateur_structure": request["structure"]}
+    settings = dict(request["config"]) | {"secateur_sizes": request["sizes"], "use_cache": False}
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     with torch.device("meta"):
-        network: Any = modeling.CLASSES[config.model_type](config)
+        network: Any = modeling.sized(getattr(transformers, request["stock"]))(config)
     return network.to(getattr(torch, request["dtype"])).eval()
 
 
@@ -58,7 +60,7 @@ def measure(request: dict[str, Any]) -> int:
             tensor.fill_(0.01)
         for buffer in network.buffers():
             buffer.zero_()
-        network(input_ids=ids, attention_mask=torch.ones_like(ids))
+        network(**{name: torch.zeros_like(ids) if "type" in name else ids for name in request["inputs"]})
     return peak_resident() - before
 
 

@@ -1,123 +1,100 @@
-"""Encoders whose layers differ in attention heads or in feed-forward width, for `trust_remote_code=True`.
+"""Networks whose sizes no stock config can express, for `trust_remote_code=True`.
 
-Stock configs know one head width (hidden size over heads) and one feed-forward width for all layers. Here
-`config.json` lists what each layer kept under `secateur_structure`:
+A stock config knows one width for all layers. Here `config.json` says under `secateur_sizes` how this network differs
+from the stock one that its other keys describe:
 
-    {"attention_heads": [6, 4], "head_size": 64, "ffn_width": [1536, 1024]}
+    {"parameters": {"bert.encoder.layer.0.intermediate.dense.weight": [1024, 384], …},
+     "attributes": {"bert.encoder.layer.0.attention.self": {"num_attention_heads": 6, …}, …}}
 
-The stock class is built first, then its Linear layers get these sizes; its forward pass runs unchanged. This file
-stands alone: it imports only torch and transformers, and travels with the weights.
+The stock class is built first, then its parameters get these shapes and its modules these numbers; its forward pass
+runs unchanged. This file stands alone: it imports only torch and transformers, and travels with the weights.
 """
 
+from functools import cache
 from typing import Any
 
+import torch
+import transformers
 from torch import nn
-from transformers import (
-    BertForSequenceClassification,
-    DistilBertForSequenceClassification,
-    PreTrainedModel,
-    RobertaForSequenceClassification,
-)
+from transformers import PreTrainedModel
 
-_BERT = {
-    "layers": "encoder.layer",
-    "attention": "attention.self",
-    "heads_in": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "heads_out": "attention.output.dense",
-    "head_counts": ("num_attention_heads",),
-    "ffn_in": "intermediate.dense",
-    "ffn_out": "output.dense",
-}
-_DISTILBERT = {
-    "layers": "transformer.layer",
-    "attention": "attention",
-    "heads_in": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-    "heads_out": "attention.out_lin",
-    "head_counts": ("n_heads",),
-    "ffn_in": "ffn.lin1",
-    "ffn_out": "ffn.lin2",
-}
-PATTERNS: dict[str, dict[str, Any]] = {"bert": _BERT, "roberta": _BERT, "distilbert": _DISTILBERT}
-"""Where each `model_type` keeps the parts of a layer: paths below the layer, `layers` below the base network."""
+PREFIX = "Secateur"
+IDLE = frozenset({"hidden_size", "intermediate_size", "d_model", "embed_dim"})
+"""Numbers that modules keep without computing with them."""
+Sizes = dict[str, dict[str, Any]]
 
 
-def _resize_linear(layer: nn.Module, path: str, inputs: int | None = None, outputs: int | None = None) -> None:
-    """Replaces the Linear at `path` by one of other sizes, uninitialised, on the same device and of the same dtype."""
-    parent_path, _, name = path.rpartition(".")
-    old = layer.get_submodule(path)
-    if not isinstance(old, nn.Linear):
-        raise TypeError(f"{path} is not a Linear layer")
-    inputs, outputs = inputs or old.in_features, outputs or old.out_features
-    if (inputs, outputs) != (old.in_features, old.out_features):
-        weight = old.weight
-        new = nn.Linear(inputs, outputs, old.bias is not None, device=weight.device, dtype=weight.dtype)
-        setattr(layer.get_submodule(parent_path), name, new)
+def fit(network: PreTrainedModel, sizes: Sizes) -> None:
+    """Gives a freshly built `network` the sizes in `sizes`, in place.
 
-
-def _check(structure: dict[str, Any], layers: int) -> None:
-    for name in ("attention_heads", "ffn_width"):
-        sizes = structure[name]
-        if len(sizes) != layers or min(sizes, default=0) < 1:
-            raise ValueError(f"secateur_structure: {name} needs one size of at least 1 for each of {layers} layers")
-
-
-def resize(network: PreTrainedModel, structure: dict[str, Any]) -> None:
-    """Gives every layer of a freshly built `network` the sizes in `structure`, in place.
-
-    `structure` has `attention_heads` and `ffn_width` (one number per layer) and `head_size`; other keys are ignored.
-    Changed Linear layers hold fresh weights afterwards: load the real ones next. Raises ValueError where the lists
-    do not fit the number of layers, KeyError for a `model_type` that is not in `PATTERNS`.
+    Parameters that change hold no values afterwards: load the weights next. Raises AttributeError where `sizes` names a
+    part that the network does not have.
     """
-    pattern = PATTERNS[network.config.model_type]
-    layers = list(network.base_model.get_submodule(pattern["layers"]).children())
-    _check(structure, len(layers))
-    head_size = structure["head_size"]
-    for layer, heads, width in zip(layers, structure["attention_heads"], structure["ffn_width"], strict=True):
-        for path in pattern["heads_in"]:
-            _resize_linear(layer, path, outputs=heads * head_size)
-        _resize_linear(layer, pattern["heads_out"], inputs=heads * head_size)
-        set_heads(layer.get_submodule(pattern["attention"]), pattern, heads, head_size)
-        _resize_linear(layer, pattern["ffn_in"], outputs=width)
-        _resize_linear(layer, pattern["ffn_out"], inputs=width)
+    for path, shape in sizes["parameters"].items():
+        owner, _, name = path.rpartition(".")
+        module = network.get_submodule(owner)
+        old = getattr(module, name)
+        setattr(module, name, nn.Parameter(old.new_empty(shape), requires_grad=old.requires_grad))
+    for path, numbers in sizes["attributes"].items():
+        module = network.get_submodule(path)
+        for name, number in numbers.items():
+            getattr(module, name)
+            setattr(module, name, tuple(number) if isinstance(number, list) else number)
+    network.tie_weights()
 
 
-def set_heads(attention: Any, pattern: dict[str, Any], heads: int, head_size: int) -> None:
-    """Keeps the counts that an attention module holds beside its weights true to its weights."""
-    for name in pattern["head_counts"]:
-        setattr(attention, name, heads)
-    if hasattr(attention, "all_head_size"):
-        attention.all_head_size = heads * head_size
-    attention.attention_head_size = head_size
-    attention.scaling = head_size**-0.5
+def differences(network: PreTrainedModel, stock: PreTrainedModel) -> Sizes:
+    """What `fit` has to do to `stock`, which is what the config alone builds, to make it of the sizes of `network`."""
+    shapes = {name: list(parameter.shape) for name, parameter in stock.named_parameters(remove_duplicate=False)}
+    parameters = {
+        name: list(parameter.shape)
+        for name, parameter in network.named_parameters(remove_duplicate=False)
+        if list(parameter.shape) != shapes.get(name)
+    }
+    usual = dict(stock.named_modules(remove_duplicate=False))
+    attributes = {}
+    for path, module in network.named_modules(remove_duplicate=False):
+        before = numbers_of(usual[path])
+        changed = {name: value for name, value in numbers_of(module).items() if before.get(name) != value}
+        if changed:
+            attributes[path] = changed
+    return {"parameters": parameters, "attributes": attributes}
 
 
-class SecateurBertForSequenceClassification(BertForSequenceClassification):
-    """BERT with the sizes of `config.secateur_structure`."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        resize(self, config.secateur_structure)
-
-
-class SecateurDistilBertForSequenceClassification(DistilBertForSequenceClassification):
-    """DistilBERT with the sizes of `config.secateur_structure`."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        resize(self, config.secateur_structure)
+def numbers_of(module: nn.Module) -> dict[str, Any]:
+    """The plain numbers that a module keeps beside its weights and computes with: head counts, widths, scales."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(module).items()
+        if name not in IDLE
+        if type(value) in (int, float) or (isinstance(value, tuple) and all(type(item) is int for item in value))
+    }
 
 
-class SecateurRobertaForSequenceClassification(RobertaForSequenceClassification):
-    """RoBERTa with the sizes of `config.secateur_structure`."""
+@cache
+def sized(stock: Any) -> type[PreTrainedModel]:
+    """The class that builds `stock` with the sizes of `config.secateur_sizes`."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        resize(self, config.secateur_structure)
+    def build(self: Any, config: Any, *arguments: Any, **options: Any) -> None:
+        stock.__init__(self, config, *arguments, **options)
+        fit(self, config.secateur_sizes)
+
+    # A table of positions that a stock class computes from its width has to come from the weights here.
+    members = {"__init__": build, "__module__": __name__, "__doc__": stock.__doc__, "_keys_to_ignore_on_save": None}
+    return type(PREFIX + stock.__name__, (stock,), members)
 
 
-CLASSES: dict[str, type[PreTrainedModel]] = {
-    "bert": SecateurBertForSequenceClassification,
-    "distilbert": SecateurDistilBertForSequenceClassification,
-    "roberta": SecateurRobertaForSequenceClassification,
-}
-"""The class for each `model_type`."""
+def __getattr__(name: str) -> Any:
+    """The class `Secateur…` for the stock class of transformers with the rest of the name."""
+    stock: Any = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
+    if not (isinstance(stock, type) and issubclass(stock, PreTrainedModel)):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return sized(stock)  # type: ignore[arg-type] # classes are hashable
+
+
+def stock_twin(network: PreTrainedModel) -> PreTrainedModel:
+    """The network that the config alone describes, without storage."""
+    stock = next(kind for kind in type(network).__mro__ if not kind.__name__.startswith(PREFIX))
+    with torch.device("meta"):
+        twin: PreTrainedModel = stock(network.config)
+    return twin

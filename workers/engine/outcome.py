@@ -13,10 +13,11 @@ from service.catalog import has_tokenizer
 from workers.engine.benchmark import Bench, benchmark, static_costs
 from workers.engine.evaluation import intervals, parameter_counts
 from workers.engine.exporters import EXPORTERS
-from workers.engine.exporters.huggingface import stock_class
-from workers.engine.families import family_of, is_stock, labels_of, structure_of
+from workers.engine.families import family_of
+from workers.engine.families.loading import labels_of, stock_class
+from workers.engine.families.sizes import is_stock, structure_of
 from workers.engine.reporter import Reporter
-from workers.engine.tasks import Task
+from workers.engine.tasks import TASKS, Task
 from workers.engine.verdict import verdict
 from workers.engine.work import Work
 
@@ -30,15 +31,10 @@ def evaluate(network: PreTrainedModel, task: Task | None, seed: int, reporter: R
     if task is not None and task.rows("test"):
         metrics = intervals(task.evaluate(network, "test"), seed)
         reporter.advance(task.rows("test"))
-    return {"metrics": metrics, **parameter_counts(network), "structure": public_structure(network)}
+    return {"metrics": metrics, **parameter_counts(network), "structure": structure_of(network)}
 
 
-def public_structure(network: PreTrainedModel) -> dict[str, Any]:
-    """The structure as the API shows it."""
-    return {key: value for key, value in structure_of(network).items() if key != "head_size"}
-
-
-def export(network: PreTrainedModel, work: Work) -> list[tuple[str, Path]]:
+def export(network: PreTrainedModel, work: Work, source: Path) -> list[tuple[str, Path]]:
     """Writes every export asked for; returns names of EXPORTERS with folders, the one that is the result first.
 
     Where no Hugging Face form was asked for, one goes to `network/`, so that the result can be pruned again.
@@ -48,7 +44,7 @@ def export(network: PreTrainedModel, work: Work) -> list[tuple[str, Path]]:
         form = "huggingface" if is_stock(network) else "huggingface_custom"
         written = {form: work.out / "network", **written}
     for name, folder in written.items():
-        EXPORTERS[name].export(network, folder, work.model)
+        EXPORTERS[name].export(network, folder, source, TASKS[work.spec.task])
     return list(written.items())
 
 
@@ -59,7 +55,8 @@ def measure(before: PreTrainedModel, after: PreTrainedModel, work: Work) -> list
         length = min(BENCHMARK_LENGTH, family_of(after).longest(after))
         return [static_costs(side, length) | {"peak_memory": None, "latency": []} for side in (before, after)]
     bench = Bench(spec.benchmark, work.device, work.inference_dtype, work.scratch)
-    return list(benchmark(before, after, exports=spec.exports, out=work.out, source=work.model, bench=bench))
+    task = TASKS[spec.task]
+    return list(benchmark(before, after, task, exports=spec.exports, out=work.out, source=work.model, bench=bench))
 
 
 def result(
@@ -82,7 +79,8 @@ def result(
             "dtype": str(network.dtype).removeprefix("torch."),
             "structure": after["structure"],
             "facts": {
-                "labels": labels_of(network),
+                "labels": labels_of(network) if "classification" in work.spec.task else None,
+                "multi_label": network.config.problem_type == MULTI,
                 "max_length": family_of(network).longest(network),
                 "has_head": True,
                 "has_tokenizer": has_tokenizer([path.name for path in work.model.iterdir()]),

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 from transformers import PreTrainedModel
 
-from service.specs import Distillation, Sgd, Training
-from workers.engine.evaluation import quality
+from service.specs import LOWER_IS_BETTER, Distillation, Sgd, Training
+from workers.engine.evaluation import Evaluation
 from workers.engine.failures import EngineError
 from workers.engine.reporter import Reporter
+from workers.engine.slicing import weight_of
 from workers.engine.structures.weights import linears_of
 from workers.engine.tasks import Batch, Task
-from workers.engine.tasks.text_classification import logits_of
 
 MAX_GRADIENT_NORM = 1.0
 CURVE_POINTS = 500
@@ -40,20 +39,32 @@ class Course:
     """Whether zeros inside the transformer layers must stay zero."""
     distillation: Distillation | None = None
     first_step: int = 0
+    penalty: Callable[[], Tensor | None] | None = None
+    """Added to the loss of every step."""
+    observe: Callable[[float], None] | None = None
+    """Told of every step, after the backward pass and before the update, by the share of the course in (0, 1]."""
+    keep_last: bool = False
+    """Whether the last weights stay, be they the best or not."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a network does on `validation`; more accuracy is better, and of equals the lower loss."""
+    """How a network does on `validation`: a higher score is better, and of equals the lower loss."""
 
-    accuracy: float
+    score: float
     loss: float
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> "Standing":
+        """By the first metric, turned round where lower is better; by the loss alone where nothing was measured."""
+        name, value = next(iter(evaluation.metrics().items()), ("", 0.0))
+        return cls(-value if name in LOWER_IS_BETTER else value, evaluation.loss)
 
     def beats(self, other: "Standing") -> bool:
         """Whether to keep these weights rather than the other's; weights without a finite loss never."""
         if not math.isfinite(self.loss) or not math.isfinite(other.loss):
             return math.isfinite(self.loss)
-        return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
+        return (self.score, -self.loss) > (other.score, -other.loss)
 
 
 def train(
@@ -61,23 +72,24 @@ def train(
 ) -> int:
     """Trains in place and leaves the weights of the best epoch on `validation`; returns the number of the last step.
 
-    The untrained weights count as epoch 0, so that fine-tuning never makes a network worse. With `distillation` the
-    loss is `(1 - weight) * task + weight * T² * KL(teacher ‖ student)` at temperature T (Hinton et al., 2015). Raises
-    EngineError DIVERGED when no batch of an epoch had a finite loss.
+    The untrained weights count as epoch 0, so that fine-tuning never makes a network worse; with `keep_last` the last
+    epoch's stay in any case. With `distillation` the
+    loss is `(1 - weight) * task + weight * divergence` from the teacher (Hinton et al., 2015). Raises EngineError
+    DIVERGED when no batch of an epoch had a finite loss.
     """
     run = _Run(network, task, course, reporter, teacher)
     best, best_epoch, weights = run.validate(), 0, _copy(network)
     for epoch in range(1, course.epochs + 1):
         run.epoch()
         found = run.validate()
-        if found.beats(best):
+        if course.keep_last or found.beats(best):
             best, best_epoch, weights = found, epoch, _copy(network)
     if not math.isfinite(best.loss):
         raise EngineError("DIVERGED", DIVERGED, blame="user")
     network.load_state_dict(weights)
     network.eval()
     message = f"Epoch {best_epoch} of {course.epochs} was the best on validation (0 is before training)."
-    reporter.event("training.best", message, epoch=best_epoch, accuracy=best.accuracy)
+    reporter.event("training.best", message, epoch=best_epoch, score=best.score, loss=best.loss)
     return run.step
 
 
@@ -89,12 +101,12 @@ class _Run:
     ) -> None:
         self.network, self.task, self.course, self.reporter, self.teacher = network, task, course, reporter, teacher
         self.step = course.first_step
-        steps = course.epochs * math.ceil(task.rows("train") / course.recipe.batch_size)
+        self.steps = course.epochs * math.ceil(task.rows("train") / course.recipe.batch_size)
         self.optimizer = make_optimizer(network, course.recipe)
-        self.learning_rate = learning_rate_curve(course.recipe, steps)
+        self.learning_rate = learning_rate_curve(course.recipe, self.steps)
         self.zeros = Zeros(network) if course.sparse else None
         self.generator = torch.Generator().manual_seed(course.seed)
-        self.told_every = max(1, steps // CURVE_POINTS)
+        self.told_every = max(1, self.steps // CURVE_POINTS)
         self.losses: list[float] = []
 
     def epoch(self) -> None:
@@ -106,28 +118,38 @@ class _Run:
             self.step += 1
             finite = finite or math.isfinite(value)
             self.tell(value)
-            self.reporter.advance(len(batch["labels"]) * (TRAINING_COST + (self.course.distillation is not None)))
+            self.reporter.advance(self.task.size(batch) * (TRAINING_COST + (self.course.distillation is not None)))
         if not finite:
             raise EngineError("DIVERGED", DIVERGED, blame="user")
 
     def update(self, batch: Batch) -> float:
         """One step; a batch whose loss or gradient is not finite is left out."""
+        done = self.step - self.course.first_step
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step - self.course.first_step)
+            group["lr"] = self.learning_rate(done)
         with _autocast(self.network, self.course.bfloat16):
-            if self.course.distillation and self.teacher is not None:
-                loss = distilled_loss(self.network, self.teacher, batch, self.course.distillation)
-            else:
-                loss = self.task.loss(self.network, batch)
+            loss = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
         value = float(loss.detach())
         if math.isfinite(value) and bool(norm.isfinite()):
+            if self.course.observe is not None:
+                self.course.observe((done + 1) / self.steps)
             self.optimizer.step()
             if self.zeros is not None:
                 self.zeros.restore()
         return value
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The task's loss, that of a teacher mixed in, a penalty added."""
+        course = self.course
+        if course.distillation and self.teacher is not None:
+            loss = distilled_loss(self.network, self.teacher, self.task, batch, course.distillation)
+        else:
+            loss = self.task.loss(self.network, batch)
+        penalty = course.penalty() if course.penalty is not None else None
+        return loss if penalty is None else loss + penalty
 
     def tell(self, value: float) -> None:
         """The mean loss since the last point of the curve."""
@@ -138,32 +160,27 @@ class _Run:
 
     def validate(self) -> Standing:
         """Figures on `validation`, told as points of curves."""
-        found = self.task.evaluate(self.network, "validation")
-        standing = Standing(quality(found)["accuracy"], found["loss"])
-        self.reporter.metric(f"{self.course.name}/validation_accuracy", self.step, standing.accuracy)
-        self.reporter.metric(f"{self.course.name}/validation_loss", self.step, standing.loss)
+        found = self.task.validate(self.network)
+        figures = [("loss", found.loss), *list(found.metrics().items())[:1]]
+        for name, value in figures:
+            self.reporter.metric(f"{self.course.name}/validation_{name}", self.step, value)
         self.reporter.advance(self.task.rows("validation"))
-        return standing
+        return Standing.of(found)
 
 
 def _autocast(network: PreTrainedModel, bfloat16: bool) -> AbstractContextManager[object]:
     return torch.autocast(network.device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
 
-def distilled_loss(network: PreTrainedModel, teacher: PreTrainedModel, batch: Batch, spec: Distillation) -> Tensor:
-    """Mix of the task's cross-entropy and the divergence from the teacher's softened outputs (Hinton et al., 2015)."""
-    student = logits_of(network, batch).float()
+def distilled_loss(
+    network: PreTrainedModel, teacher: PreTrainedModel, task: Task, batch: Batch, spec: Distillation
+) -> Tensor:
+    """Mix of the task's loss and the divergence from the teacher's softened outputs (Hinton et al., 2015)."""
+    student = task.logits(network, batch)
     with torch.no_grad():
-        target = logits_of(teacher, batch).float()
-    hard = functional.cross_entropy(student, batch["labels"].to(student.device))
-    heat = spec.temperature
-    soft = functional.kl_div(
-        functional.log_softmax(student / heat, -1),
-        functional.log_softmax(target / heat, -1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return (1 - spec.weight) * hard + spec.weight * heat * heat * soft
+        target = task.logits(teacher, batch)
+    divergence = task.divergence(student, target, spec.temperature)
+    return (1 - spec.weight) * task.loss_of(student, batch) + spec.weight * divergence
 
 
 def _copy(network: PreTrainedModel) -> dict[str, Tensor]:
@@ -202,7 +219,8 @@ class Zeros:
     """Where the Linear layers hold zeros now, to be put back after every update."""
 
     def __init__(self, network: PreTrainedModel) -> None:
-        self._masks = [(linear.weight, linear.weight.detach() != 0) for linear in linears_of(network)]
+        weights = [weight_of(linear) for linear in linears_of(network)]
+        self._masks = [(weight, weight.detach() != 0) for weight in weights]
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -30,15 +30,15 @@ class Record:
 
     `result` is the job's result: verdict, passed, before, after, model, engine. `curves` are the training curves by
     name, each a list of `{"step", "value"}`. `cuts` has one `{"round", "structure", "criterion", "removed", "of"}` per
-    cut and round, `removed` and `of` counting units. `kept_layers` are the indices, from 0, of the original's layers
-    that are left. `warnings` are `{"code", "message"}`.
+    cut and round, `removed` and `of` counting units. `kept_layers` has by stack the indices, from 0, of
+    the original's layers that are left. `warnings` are `{"code", "message"}`.
     """
 
     configuration: Mapping[str, Any]
     result: Mapping[str, Any]
     curves: Mapping[str, Sequence[Point]]
     cuts: Sequence[Mapping[str, Any]]
-    kept_layers: Sequence[int]
+    kept_layers: Mapping[str, Sequence[int]]
     warnings: Sequence[Mapping[str, str]] = ()
 
 

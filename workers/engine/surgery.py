@@ -1,143 +1,230 @@
 """Surgery: one cut of a spec, from scores to a smaller network."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from service.specs import Cut
+from service.specs import DATA_CRITERIA, N_OF_M, Cut
 from workers.engine import allocation
 from workers.engine.criteria import CRITERIA
 from workers.engine.criteria.criterion import Criterion
 from workers.engine.failures import EngineError
-from workers.engine.recovery import TRAINING_COST
+from workers.engine.families import family_of
+from workers.engine.layerwise import Method, SparseGpt, Wanda, prune_blocks
+from workers.engine.recovery import TRAINING_COST, Course, train
+from workers.engine.repair import repair
+from workers.engine.replica import replica
 from workers.engine.reporter import Reporter
+from workers.engine.slicing import by_input, weight_of
 from workers.engine.structures import STRUCTURES
 from workers.engine.structures.structure import Group
-from workers.engine.tasks import Task
+from workers.engine.structures.weights import linears_of
+from workers.engine.subject import Subject
+from workers.engine.tasks import TASKS, Batch, Task
+from workers.engine.tasks.task import INPUTS
+from workers.engine.vocabulary import cut_tokenizer, cut_vocabulary, texts_of
+from workers.engine.work import Work
 
 SCORING_BATCH = 32
+CALIBRATION_ROWS = 512
+METHODS: dict[str, Callable[..., Method]] = {"activation": Wanda, "second_order": SparseGpt}
+"""How single weights are solved block by block, by criterion."""
 
 
-@dataclass
-class Anatomy:
-    """What the network looked like before the first cut, and which of its layers are left.
+@dataclass(frozen=True)
+class Theatre:
+    """What every operation of a job has at hand."""
 
-    Ratios are shares of the original units, so that rounds add up to what was asked.
-    """
-
-    widths: dict[str, list[int]]
-    layers: int
-    kept_layers: list[int] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, network: PreTrainedModel) -> "Anatomy":
-        """The anatomy of an uncut network."""
-        widths = {
-            name: [group.units for group in STRUCTURES[name].groups(network)]
-            for name in ("attention_heads", "ffn_neurons")
-        }
-        layers = len(widths["ffn_neurons"])
-        return cls(widths, layers, list(range(layers)))
-
-    def original_units(self, structure: str, groups: list[Group]) -> list[int]:
-        """Units that each of today's groups had at the start."""
-        if structure == "layers":
-            return [self.layers]
-        if structure == "weights":
-            return [group.units for group in groups]
-        return [self.widths[structure][self.kept_layers[group.layer]] for group in groups]
+    work: Work
+    reporter: Reporter
+    generator: torch.Generator
 
 
-def apply_cut(
-    network: PreTrainedModel,
-    cut: Cut,
-    share: float,
-    anatomy: Anatomy,
-    task: Task | None,
-    generator: torch.Generator,
-    reporter: Reporter,
-) -> dict[str, Any]:
+def apply_cut(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> dict[str, Any]:
     """Scores, allocates and cuts, in place. `share` is the part of the original units gone after this round.
 
     Returns `{"structure", "criterion", "removed", "of"}`, counted in units.
     """
-    structure = STRUCTURES[cut.structure]
-    groups = structure.groups(network)
-    original = anatomy.original_units(cut.structure, groups)
-    criterion = CRITERIA[cut.criterion.kind](cut.criterion, structure, generator)
-    scores = score(network, criterion, groups, task, getattr(cut.criterion, "samples", 0), reporter)
-    reporter.phase("pruning")
-    if cut.structure == "weights":
-        keep = _allocate_weights(cut, share, groups, scores)
+    theatre.reporter.phase("analyzing" if cut.kind in DATA_CRITERIA else "pruning")
+    if cut.structure == "vocabulary":
+        removed, of = _cut_words(subject, theatre)
+    elif cut.structure == "weights" and cut.kind in METHODS:
+        removed, of = _cut_blocks(subject, cut, share, theatre)
     else:
-        keep = allocation.allocate(
-            scores, original, share, ranked=cut.scope == "global", comparable=criterion.comparable
-        )
+        removed, of = _cut_units(subject, cut, share, theatre)
+    return report(cut.structure, cut.kind, removed, of, theatre.reporter)
+
+
+def report(structure: str, criterion: str, removed: int, of: int, reporter: Reporter) -> dict[str, Any]:
+    """Tells of a cut and returns it as the report needs it."""
+    done: dict[str, Any] = {"structure": structure, "criterion": criterion, "removed": removed, "of": of}
+    reporter.event("pruning.cut", f"Cut {removed} of {of} {structure} by {criterion}.", **done)
+    return done
+
+
+def _cut_units(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> tuple[int, int]:
+    assert cut.criterion is not None  # only the vocabulary goes without
+    network, structure = subject.network, STRUCTURES[cut.structure]
+    groups = structure.groups(network)
+    criterion = CRITERIA[cut.criterion.kind](cut.criterion, structure, theatre.generator)
+    scores = score(subject, criterion, groups, theatre)
+    theatre.reporter.phase("pruning")
+    original = subject.anatomy.original_units(cut.structure, groups)
+    chosen = [index for index, group in enumerate(groups) if cut.stack in (None, group.stack)]
+    kept = allocate(
+        cut,
+        share,
+        [groups[index] for index in chosen],
+        [scores[index] for index in chosen],
+        [original[index] for index in chosen],
+        comparable=criterion.comparable,
+    )
+    by_index = dict(zip(chosen, kept, strict=True))
+    keep = [by_index.get(index, torch.ones(group.units, dtype=torch.bool)) for index, group in enumerate(groups)]
+    if cut.repair and subject.task is not None:
+        repair(network, [(structure, keep)], calibration(subject.task, cut))
     structure.cut(network, keep)
     if cut.structure == "layers":
-        anatomy.kept_layers = [i for i, kept in zip(anatomy.kept_layers, keep[0].tolist(), strict=True) if kept]
-    removed = sum(original) - sum(int(mask.sum()) for mask in keep)
-    done: dict[str, Any] = {
-        "structure": cut.structure,
-        "criterion": cut.criterion.kind,
-        "removed": removed,
-        "of": sum(original),
-    }
-    reporter.event("pruning.cut", f"Cut {removed} of {sum(original)} {cut.structure} by {cut.criterion.kind}.", **done)
-    return done
+        for group, mask in zip(groups, keep, strict=True):
+            subject.anatomy.drop_layers(group.stack, mask.tolist())
+    of = sum(original[index] for index in chosen)
+    return of - sum(int(mask.sum()) for mask in kept), of
+
+
+def calibration(task: Task, cut: Cut) -> list[Batch]:
+    """Rows for what is solved from them: as many as the criterion reads, or its usual number."""
+    samples = getattr(cut.criterion, "samples", CALIBRATION_ROWS)
+    return list(task.sample(task.sample_size(samples), SCORING_BATCH))
+
+
+def _cut_blocks(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> tuple[int, int]:
+    """Solves single weights one block after another, each from what the cut blocks before it hand on."""
+    network, task, reporter = subject.network, subject.task, theatre.reporter
+    assert task is not None  # the door refuses such a job without a data set
+    pattern = N_OF_M.get(cut.pattern or "")
+    side = cut.block_size if cut.pattern == "block" else None
+    method = METHODS[cut.kind](share=share, pattern=pattern, side=side)
+    rows = [
+        {name: value.to(network.device) for name, value in batch.items() if name in INPUTS}
+        for batch in calibration(task, cut)
+    ]
+    removed = of = 0
+    for stack in family_of(network).sides(network):
+        if cut.stack in (None, stack.stack.name):
+            prune_blocks(network, stack.modules, rows, method, lambda _share: None, bfloat16=theatre.work.bfloat16)
+            weights = [weight_of(linear) for linear in linears_of(network, stack.stack.name)]
+            removed += sum(int((weight == 0).sum()) for weight in weights)
+            of += sum(weight.numel() for weight in weights)
+    reporter.advance(TRAINING_COST * task.sample_size(getattr(cut.criterion, "samples", 0)))
+    return removed, of
+
+
+def allocate(
+    cut: Cut, share: float, groups: list[Group], scores: list[Tensor], original: list[int], *, comparable: bool
+) -> list[Tensor]:
+    """What to keep of each group, as booleans of (units,)."""
+    if cut.structure == "weights":
+        return _allocate_weights(cut, share, groups, scores)
+    if cut.threshold is not None:
+        return [allocation.above(values, cut.threshold) for values in scores]
+    return allocation.allocate(scores, original, share, ranked=cut.scope == "global", comparable=comparable)
 
 
 def _allocate_weights(cut: Cut, share: float, groups: list[Group], scores: list[Tensor]) -> list[Tensor]:
     """Single weights are all of one size, so that their raw scores are ranked; zeros are cut already and stay so."""
-    weights = [group.parts[0].parameter.detach().cpu() for group in groups]
+    linears = [group.outputs[0] for group in groups]
+    weights = [weight_of(linear).detach().cpu() for linear in linears]
     scores = [values.masked_fill(weight.flatten() == 0, -1.0) for values, weight in zip(scores, weights, strict=True)]
-    if cut.pattern == "2:4":
-        kept = 4 - allocation.nearest(4 * share)
-        return [allocation.n_of_four(v, weight.shape[1], kept) for v, weight in zip(scores, weights, strict=True)]
-    return allocation.exact(scores, share, ranked=cut.scope == "global")
+    if cut.threshold is not None:
+        return [values > cut.threshold for values in scores]
+    if cut.pattern in (None, "unstructured"):
+        return allocation.exact(scores, share, ranked=cut.scope == "global")
+    tables = [
+        by_input(linear, values.view(weight.shape))
+        for linear, values, weight in zip(linears, scores, weights, strict=True)
+    ]
+    if cut.pattern == "block":
+        keep = allocation.blocks(tables, cut.block_size, share, ranked=cut.scope == "global")
+    else:
+        n, m = N_OF_M[cut.pattern]
+        kept = m - allocation.nearest(m * share * n / (m - n))
+        keep = [allocation.n_of_m(table, kept, m) for table in tables]
+    return [by_input(linear, mask).flatten() for linear, mask in zip(linears, keep, strict=True)]
 
 
-def score(
-    network: PreTrainedModel,
-    criterion: Criterion,
-    groups: list[Group],
-    task: Task | None,
-    samples: int,
-    reporter: Reporter,
-) -> list[Tensor]:
-    """One tensor of (units,) per group; `samples` rows are read where the criterion needs them.
+def score(subject: Subject, criterion: Criterion, groups: list[Group], theatre: Theatre) -> list[Tensor]:
+    """One tensor of (units,) per group; rows are read, or the network trained, where the criterion needs it.
 
     Raises EngineError NOT_FINITE where the network is broken and its units cannot be told apart.
     """
+    network, task = subject.network, subject.task
     criterion.attach(network, groups)
     if criterion.needs != "nothing":
         assert task is not None  # the door refuses such a job without a data set
-        network.eval()
-        # A gate's gradient does not need those of the weights, which are a third of the work.
-        network.requires_grad_(criterion.needs == "gradients")
-        _read(network, criterion, task, task.sample_size(samples), reporter)
-        network.requires_grad_(True)
-        network.zero_grad(set_to_none=True)
+        if criterion.needs == "training":
+            _learn(subject, criterion, theatre)
+        else:
+            _read(network, criterion, task, theatre.reporter)
     scores = criterion.scores()
     if not all(bool(values.isfinite().all()) for values in scores):
         raise EngineError("NOT_FINITE", "the network's scores are not finite: its weights are broken", blame="user")
     return scores
 
 
-def _read(network: PreTrainedModel, criterion: Criterion, task: Task, samples: int, reporter: Reporter) -> None:
-    seen = 0
+def _read(network: PreTrainedModel, criterion: Criterion, task: Task, reporter: Reporter) -> None:
+    network.eval()
+    # A gate's gradient does not need those of the weights, which are a third of the work.
+    network.requires_grad_(criterion.needs == "gradients")
+    samples, seen = task.sample_size(getattr(criterion.spec, "samples", 0)), 0
     for batch in task.sample(samples, SCORING_BATCH):
-        rows = len(batch["labels"])
+        rows = task.size(batch)
         network.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(criterion.needs != "activations"):
             # The sum over rows, so that what reaches a row's gates is that row's own gradient.
             loss = task.loss(network, batch) * rows
         if loss.requires_grad:
-            extra = criterion.extra_loss()
-            (loss if extra is None else loss + extra).backward()
+            loss.backward()
         seen += rows
         criterion.advance(seen / samples)
         reporter.advance(TRAINING_COST * rows)
+    network.requires_grad_(True)
+    network.zero_grad(set_to_none=True)
+
+
+def _learn(subject: Subject, criterion: Criterion, theatre: Theatre) -> None:
+    """Trains by the recipe of `finetuning`, or by its defaults, with the criterion watching and pulling."""
+    spec = theatre.work.spec
+    assert subject.task is not None
+    theatre.reporter.phase("finetuning")
+    course = Course(
+        criterion.spec.kind,
+        spec.recipe,
+        getattr(criterion.spec, "epochs", 1),
+        spec.seed,
+        theatre.work.bfloat16,
+        sparse=any(cut.structure == "weights" for cut in spec.pruning.cuts),
+        penalty=criterion.extra_loss,
+        observe=criterion.advance,
+        keep_last=True,
+    )
+    train(subject.network, subject.task, course, theatre.reporter)
+
+
+def _cut_words(subject: Subject, theatre: Theatre) -> tuple[int, int]:
+    """Cuts tokenizer and embeddings of the network and of its teacher, and reads the data with the new tokenizer."""
+    work = theatre.work
+    folder = work.scratch / "vocabulary"
+    kept = cut_tokenizer(subject.source, folder, texts_of(work.dataset, work.spec.task))
+    before = int(subject.network.config.vocab_size)
+    if len(kept) < before:
+        subject.teacher = replica(subject.teacher, subject.teacher.device)
+        for network in (subject.network, subject.teacher):
+            cut_vocabulary(network, kept)
+        subject.source = folder
+        subject.task = TASKS[work.spec.task](work.dataset, folder, subject.network, work.settings(subject.network))
+        subject.task.teacher = subject.teacher
+    return before - len(kept), before

@@ -18,6 +18,7 @@ from workers.engine.exporters import EXPORTERS
 from workers.engine.failures import EngineError
 from workers.engine.families import family_of
 from workers.engine.replica import replica
+from workers.engine.tasks.task import Task
 
 SCRIPT = Path(__file__).with_name("verify.py")
 SHAPES = ((3, 11), (16, 48))
@@ -26,7 +27,7 @@ SHAPES = ((3, 11), (16, 48))
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an artifact's logits may be from the network's: `max_error` is relative, see `verify.relative_error`."""
+    """How far an artifact's outputs may be from the network's: `max_error` is relative, see `verify.relative_error`."""
 
     max_error: float
     min_agreement: float
@@ -46,6 +47,7 @@ TOLERANCES = {name: QUANTIZED if name == "onnx_int8" else EXACT for name in EXPO
 def verify(
     network: PreTrainedModel,
     artifacts: Sequence[tuple[str, Path]],
+    task: type[Task],
     *,
     scratch: Path,
     threads: int = 1,
@@ -61,7 +63,9 @@ def verify(
     work = scratch / "verification"
     work.mkdir(parents=True, exist_ok=True)
     request = {
-        "references": _save_references(network, work, seed),
+        "references": _save_references(network, task, work, seed),
+        "outputs": list(task.outputs),
+        "auto": task.auto,
         "artifacts": [_artifact(name, folder) for name, folder in artifacts],
         "threads": threads,
         "answer": str(work / "answer.json"),
@@ -76,32 +80,43 @@ def verify(
 def reference_inputs(network: PreTrainedModel, seed: int) -> list[dict[str, Tensor]]:
     """Random token ids in every shape of SHAPES, each second row padded to half its length."""
     generator = torch.Generator().manual_seed(seed)
-    config = network.config
-    padding = config.pad_token_id or 0
-    longest = config.max_position_embeddings - padding - 1
+    family = family_of(network)
     batches = []
     for rows, length in SHAPES:
-        shape = (rows, min(length, longest))
-        ids = torch.randint(0, config.vocab_size, shape, generator=generator)
-        ids[ids == padding] = (padding + 1) % config.vocab_size
+        shape = (rows, min(length, family.longest(network) - 1))
         mask = torch.ones(shape, dtype=torch.long)
         mask[1::2, (shape[1] + 1) // 2 :] = 0
-        ids[mask == 0] = padding
-        zeros = {name: torch.zeros(shape, dtype=torch.long) for name in family_of(network).example(network)}
-        batches.append(zeros | {"input_ids": ids, "attention_mask": mask})
+        inputs = random_inputs(network, shape, generator)
+        inputs["input_ids"][mask == 0] = network.config.pad_token_id or 0
+        batches.append(inputs | {"attention_mask": mask})
     return batches
 
 
-def _save_references(network: PreTrainedModel, folder: Path, seed: int) -> list[str]:
+def random_inputs(network: PreTrainedModel, shape: tuple[int, int], generator: torch.Generator) -> dict[str, Tensor]:
+    """Random tokens of (rows, tokens) without padding, and all else that the network takes."""
+    padding, vocabulary = network.config.pad_token_id or 0, int(network.config.vocab_size)
+    inputs = {"attention_mask": torch.ones(shape, dtype=torch.long)}
+    for name in family_of(network).example(network):
+        if name.endswith("input_ids"):
+            ids = torch.randint(0, vocabulary, shape, generator=generator)
+            ids[ids == padding] = (padding + 1) % vocabulary
+            inputs[name] = ids
+        elif name != "attention_mask":
+            inputs[name] = torch.zeros(shape, dtype=torch.long)
+    return inputs
+
+
+def _save_references(network: PreTrainedModel, task: type[Task], folder: Path, seed: int) -> list[str]:
     network = replica(network, dtype=torch.float32)
     files = []
     for number, inputs in enumerate(reference_inputs(network, seed)):
         with torch.inference_mode():
-            logits = network(**inputs).logits
-        if not bool(logits.isfinite().all()):
+            found = network(**inputs)
+        outputs = {name: found[name].contiguous() for name in task.outputs}
+        if not all(bool(output.isfinite().all()) for output in outputs.values()):
             raise EngineError("NOT_FINITE", "the pruned network's outputs are not finite; lower the learning rate")
         file = folder / f"{number}.safetensors"
-        save_file(inputs | {"logits": logits.contiguous()}, file)
+        save_file(inputs | outputs, file)
         files.append(str(file))
     return files
 

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from service.specs import JobSpec
 from workers.engine.failures import EngineError
-from workers.engine.families import family_in, labels_of
+from workers.engine.families import family_in, family_of
+from workers.engine.families.loading import load_network, load_with_new_head
 from workers.engine.reporter import Reporter
-from workers.engine.tasks import TASKS, Task
-from workers.engine.tasks.text_classification import labels_of_new_head
+from workers.engine.tasks import TASKS, Settings, Task
 
 STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
 """Types of weights that are saved as they came; all others are saved in float32."""
@@ -57,6 +57,17 @@ class Work:
         return self.folder / "scratch"
 
     @property
+    def has_data(self) -> bool:
+        """Whether there are rows to read."""
+        return self.dataset.is_dir() and any(self.dataset.glob("*.jsonl"))
+
+    def settings(self, network: PreTrainedModel) -> Settings:
+        """How rows become batches for `network`."""
+        spec = self.spec
+        longest = min(spec.max_length or 128, family_of(network).longest(network))
+        return Settings(longest, spec.seed, spec.stride, spec.beams)
+
+    @property
     def stored(self) -> torch.dtype:
         """The type that weights are saved in: that of the upload, so that sizes before and after compare."""
         with safe_open(min(self.model.glob("*.safetensors")), framework="pt") as weights:
@@ -90,27 +101,34 @@ def _trains_bfloat16(device: torch.device) -> bool:
 
 def load(work: Work, reporter: Reporter) -> tuple[PreTrainedModel, Task | None]:
     """The network on its device, and the task where there is a data set; warns of what the data lacks."""
-    spec, family = work.spec, family_in(work.model)
-    new_labels = labels_of_new_head(work.dataset, _labels_of_upload(work.model)) if spec.baseline else None
-    network = family.load(work.model, new_labels=new_labels, seed=spec.seed)
-    if len(labels_of(network)) < 2:
-        raise EngineError("MODEL_UNUSABLE", "the head has a single output; it needs one for each label", blame="user")
+    kind = TASKS[work.spec.task]
+    network = _load_network(work, kind)
     # Eager attention is about 1.5 times faster than sdpa on short sequences without a GPU.
     network.set_attn_implementation("eager" if work.device.type == "cpu" else "sdpa")
+    network.config.use_cache = False
     network.to(work.device)  # type: ignore[arg-type]
-    if not (work.dataset.is_dir() and any(work.dataset.glob("*.jsonl"))):
+    if not work.has_data:
         return network, None
-    longest = min(spec.max_length or 128, family.longest(network))
-    task = TASKS[spec.task](work.dataset, work.model, network, longest, spec.seed)
+    task = kind(work.dataset, work.model, network, work.settings(network))
     for code, message in task.warnings:
         reporter.warning(code, message)
     return network, task
 
 
+def _load_network(work: Work, task: type[Task]) -> PreTrainedModel:
+    family_in(work.model)
+    if work.spec.baseline is None:
+        return load_network(work.model, task.auto)
+    labels = task.labels_of_new_head(work.dataset, _labels_of_upload(work.model))
+    return load_with_new_head(
+        work.model, task.auto, labels=labels, problem_type=task.problem_type(work.dataset), seed=work.spec.seed
+    )
+
+
 def _labels_of_upload(model: Path) -> list[str]:
     """Labels of a head that came with the model; empty where none did."""
     config = json.loads((model / "config.json").read_text())
-    if not any("ForSequenceClassification" in name for name in config.get("architectures") or ()):
+    if not any("Classification" in name for name in config.get("architectures") or ()):
         return []
     names: dict[str, str] = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     return [names[index] for index in sorted(names, key=int)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.errors import Invalid, PayloadTooLarge
 from service.intake.limits import Limits
-from service.intake.rows import MAX_LINE, Labels, read_rows
+from service.intake.rows import MAX_LINE, Kind, kind_of, read_rows
 
 
 class OneByte:
@@ -23,11 +23,15 @@ class OneByte:
         return self._file.read(1)
 
 
-def _read(data: bytes, folder: Path, labels: Labels | None = None, total: int = 1 << 30) -> list[Any]:
+def _classification() -> Kind:
+    return kind_of("text-classification")
+
+
+def _read(data: bytes, folder: Path, kind: Kind | None = None, total: int = 1 << 30) -> list[Any]:
     target = folder / "out.jsonl"
     target.unlink(missing_ok=True)
     limits = Limits("dataset", total, folder, 0)
-    count, stored = read_rows(io.BytesIO(data), "train", target, labels or Labels(), limits)
+    count, stored = read_rows(io.BytesIO(data), "train", target, kind or _classification(), limits)
     rows = [json.loads(line) for line in target.read_text().splitlines()]
     assert (count, stored.size) == (len(rows), target.stat().st_size)
     return rows
@@ -47,10 +51,30 @@ def test_writers_differ_and_rows_do_not(data: bytes, tmp_path: Path) -> None:
 
 
 def test_pairs_and_names(tmp_path: Path) -> None:
-    labels = Labels()
-    rows = _read(b"text,text_pair,label\na,b,yes\nc,,no\n", tmp_path, labels)
+    kind = _classification()
+    rows = _read(b"text,text_pair,label\na,b,yes\nc,,no\n", tmp_path, kind)
     assert rows == [{"text": "a", "text_pair": "b", "label": "yes"}, {"text": "c", "text_pair": "", "label": "no"}]
-    assert labels.summary() == {"names": ["no", "yes"], "integers": None, "pairs": True}
+    assert kind.summary() == {"names": ["no", "yes"], "integers": None, "pairs": True, "multi_label": False}
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "row"),
+    [
+        ("translation", b"target,source\noui,yes\n", {"source": "yes", "target": "oui"}),
+        ("causal-lm", b'text\n"a, b"\n', {"text": "a, b"}),
+        ("masked-lm", b"text\n7\n", {"text": "7"}),
+        ("sentence-embedding", b"text,text_pair,score\na,b,-1.5\n", {"text": "a", "text_pair": "b", "score": -1.5}),
+        ("sentence-embedding", b"text\na\n", {"text": "a"}),
+    ],
+)
+def test_flat_rows_of_other_tasks_may_be_csv(task: str, data: bytes, row: dict[str, Any], tmp_path: Path) -> None:
+    assert _read(data, tmp_path, kind_of(task)) == [row]
+
+
+@pytest.mark.parametrize("task", ["question-answering", "token-classification"])
+def test_rows_of_lists_are_no_csv(task: str, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="not JSONL"):
+        _read(b"tokens,tags\na,b\n", tmp_path, kind_of(task))
 
 
 def test_a_quoted_field_may_span_lines(tmp_path: Path) -> None:
@@ -60,7 +84,7 @@ def test_a_quoted_field_may_span_lines(tmp_path: Path) -> None:
 def test_a_line_may_come_a_byte_at_a_time(tmp_path: Path) -> None:
     source = OneByte(b'{"text": "a", "label": 1}\n{"text": "b", "label": 0}')
     limits = Limits("dataset", 1000, tmp_path, 0)
-    assert read_rows(source, "train", tmp_path / "o", Labels(), limits)[0] == 2
+    assert read_rows(source, "train", tmp_path / "o", _classification(), limits)[0] == 2
 
 
 def test_the_longest_line_is_taken(tmp_path: Path) -> None:
@@ -94,7 +118,7 @@ def test_texts_come_back_as_they_were(tmp_path: Path, rows: list[tuple[str, int]
 def _read_json(data: bytes, folder: Path) -> list[Any]:
     target = folder / "out.jsonl"
     target.unlink(missing_ok=True)
-    read_rows(io.BytesIO(data), "train", target, Labels(), Limits("dataset", 1 << 30, folder, 0))
+    read_rows(io.BytesIO(data), "train", target, _classification(), Limits("dataset", 1 << 30, folder, 0))
     return [json.loads(line) for line in target.read_bytes().split(b"\n") if line]
 
 

@@ -16,6 +16,20 @@ DATASETS = "/v1/datasets"
 ROWS = [{"text": "good", "label": "yes"}, {"text": "bad", "label": "no"}]
 JSONL = "\n".join(json.dumps(row) for row in ROWS).encode()
 CSV = b'text,label\r\n"good, really",1\r\nbad,0\r\n'
+ROW_OF: dict[str, tuple[str, dict[str, Any], list[str] | None]] = {
+    "one label": ("text-classification", {"text": "a", "text_pair": "b", "label": "x"}, ["x"]),
+    "several labels": ("text-classification", {"text": "a", "labels": ["x", "y"]}, ["x", "y"]),
+    "answers": (
+        "question-answering",
+        {"question": "who?", "context": "it is me", "answers": {"text": ["me"], "answer_start": [6]}},
+        None,
+    ),
+    "translation": ("translation", {"source": "yes", "target": "oui"}, None),
+    "tags": ("token-classification", {"tokens": ["I", "go"], "tags": ["PRON", "VERB"]}, ["PRON", "VERB"]),
+    "next words": ("causal-lm", {"text": "a"}, None),
+    "hidden words": ("masked-lm", {"text": "a"}, None),
+    "pairs": ("sentence-embedding", {"text": "a", "text_pair": "b", "score": 0.5}, None),
+}
 
 
 def post(client: TestClient, parts: dict[str, bytes], *, task: str = "text-classification", **headers: str) -> Any:
@@ -45,7 +59,7 @@ def test_csv_with_integer_labels(client: TestClient, database: Database, setting
     assert rows == [{"text": "good, really", "label": 1}, {"text": "bad", "label": 0}]
     with database.session_scope(read_only=True) as session:
         labels = session.get_one(Dataset, dataset["id"]).labels
-    assert labels == {"names": None, "integers": 1, "pairs": False}
+    assert labels == {"names": None, "integers": 1, "pairs": False, "multi_label": False}
 
 
 @pytest.mark.parametrize("pack", [zipped, tar])
@@ -67,16 +81,51 @@ def test_name_and_task_may_be_parts(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["name"]) == (201, "mine")
 
 
+@pytest.mark.parametrize(("task", "row", "labels"), ROW_OF.values(), ids=ROW_OF)
+def test_every_task_has_its_rows(client: TestClient, task: str, row: dict[str, Any], labels: list[str] | None) -> None:
+    dataset = post(client, {"train": json.dumps(row).encode()}, task=task).json()
+    assert (dataset["task"], dataset["splits"]["train"]["rows"], dataset["labels"]) == (task, 1, labels)
+
+
+def test_a_task_may_come_after_the_rows_and_says_what_they_are(client: TestClient, settings: Settings) -> None:
+    rows = b'{"source": "yes", "target": "oui"}\n'
+    body, kind = form({"train": rows, "test": b"source,target\nno,non\n", "task": b"translation"})
+    answer = client.post(DATASETS, content=body, headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["task"]) == (201, "translation")
+    assert len(stored(settings)) == 2
+
+
+@pytest.mark.parametrize("given", [{}, {"task": "translation"}])
+def test_a_task_that_is_missing_or_said_twice(client: TestClient, settings: Settings, given: dict[str, str]) -> None:
+    body, kind = form({"train": JSONL, **({"task": b"causal-lm"} if given else {})})
+    answer = client.post(DATASETS, params=given, content=body, headers={"Content-Type": kind})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) in ((422, "/task"), (422, "/train/1"))
+    assert stored(settings) == []
+
+
+def test_a_split_comes_once(client: TestClient, settings: Settings) -> None:
+    once = form({"train": JSONL}, "limit")[0].removesuffix(b"--limit--\r\n")
+    answer = client.post(
+        DATASETS,
+        params={"task": "text-classification"},
+        content=once + form({"train": JSONL}, "limit")[0],
+        headers={"Content-Type": "multipart/form-data; boundary=limit"},
+    )
+    assert (answer.status_code, answer.json()["code"]) == (422, "PART_REPEATED")
+    assert stored(settings) == []
+
+
 @pytest.mark.parametrize(
     ("parts", "task", "code"),
     [
         ({}, "text-classification", "SPLIT_MISSING"),
         ({"train": b""}, "text-classification", "ROW_INVALID"),
         ({"train": JSONL, "dev": JSONL}, "text-classification", "PART_UNKNOWN"),
-        ({"train": JSONL}, "translation", "NOT_AVAILABLE"),
+        ({"train": JSONL}, "translation", "ROW_INVALID"),
         ({"train": JSONL}, "cooking", "TASK_UNKNOWN"),
         ({"train": JSONL, "test": CSV}, "text-classification", "ROW_INVALID"),
-        ({"train": b'{"text": "a", "labels": ["x"]}'}, "text-classification", "NOT_AVAILABLE"),
+        ({"train": b"source,target\na,b\n"}, "text-classification", "ROW_INVALID"),
+        ({"train": b"tokens,tags\na,b\n"}, "token-classification", "ROW_INVALID"),
         ({"train": b"PAR1\x15\x04"}, "text-classification", "NOT_AVAILABLE"),
     ],
 )

@@ -68,10 +68,36 @@ def test_what_later_checks_need_is_stored(client: TestClient, database: Database
     ids = [post(client, tar(files)).json()["id"] for files in (with_head, bare)]
     with database.session_scope(read_only=True) as session:
         facts = [session.get_one(Model, id_).facts for id_ in ids]
+    same = {"max_length": 32, "multi_label": False, "uniform": True}
     assert facts == [
-        {"labels": ["no", "yes"], "max_length": 32, "has_head": True, "has_tokenizer": True, "uniform": True},
-        {"labels": None, "max_length": 32, "has_head": False, "has_tokenizer": False, "uniform": True},
+        {"labels": ["no", "yes"], "has_head": True, "has_tokenizer": True, **same},
+        {"labels": None, "has_head": False, "has_tokenizer": False, **same},
     ]
+
+
+def test_an_unknown_family_is_kept_for_what_can_be_done_without_building_it(client: TestClient) -> None:
+    config = {
+        "model_type": "my-bert",
+        "architectures": ["MyBertForEverything"],
+        "num_hidden_layers": 3,
+        "vocab_size": "many",
+        "text_config": {"width": 8, "_attn_implementation": "evil/kernel", "trust_remote_code": True},
+        "base_model_name_or_path": "/etc",
+    }
+    files = bert_files() | {"config.json": json.dumps(config).encode()}
+    model = post(client, tar(files)).json()
+    assert (model["state"], model["family"], model["architecture"]) == ("ready", "my-bert", "MyBertForEverything")
+    assert model["structure"] == {
+        "layers": 3,
+        "hidden_size": None,
+        "attention_heads": [],
+        "ffn_width": [],
+        "vocabulary": None,
+    }
+    assert model["supported"]["structures"] == ["weights"]
+    assert (model["supported"]["criteria"], model["supported"]["exports"]) == (["magnitude"], ["huggingface"])
+    kept = client.get(f"{MODELS}/{model['id']}/files/config.json").json()
+    assert kept == {**{key: config[key] for key in list(config)[:4]}, "text_config": {"width": 8}}
 
 
 def _in_folder(files: Files) -> Files:

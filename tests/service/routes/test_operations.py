@@ -67,6 +67,20 @@ def test_capabilities_say_what_the_specs_and_the_catalog_say(client: TestClient,
     answer = client.get("/v1/capabilities").json()
     assert {family["name"] for family in answer["families"]} == set(FAMILIES)
     assert {row["name"]: set(row["criteria"]) for row in answer["structures"]} == CRITERIA_OF
+    for row in answer["families"]:
+        family = FAMILIES[row["name"]]
+        assert row["tasks"] == list(family.tasks)
+        assert (row["structures"], row["stock_structures"]) == (list(family.structures), list(family.stock_structures))
+        assert set(row["exports"]) <= set(answer["exports"])
+        assert set(row["structures"]) | set(row["reasons"]) == set(CRITERIA_OF)
+    patterns = {row["name"]: row["patterns"] for row in answer["structures"]}
+    assert patterns == {name: [] for name in CRITERIA_OF} | {"weights": ["unstructured", "2:4", "4:8", "block"]}
+    assert answer["other_families"] == {
+        "tasks": answer["tasks"],
+        "structures": ["weights"],
+        "criteria": ["magnitude"],
+        "exports": ["huggingface"],
+    }
     assert [worker["name"] for worker in answer["workers"]] == ["w1"]
     assert {device["kind"] for device in answer["workers"][0]["devices"]} == {"cpu", "cuda"}
     assert answer["limits"]["json_body"] == 1 << 20

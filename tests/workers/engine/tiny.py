@@ -1,63 +1,106 @@
 """Tiny random networks of every family, with outputs that differ from row to row."""
 
-from typing import Any
+from math import ceil
 
 import torch
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-)
+import transformers
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from workers.engine.modeling_secateur import resize
+from tests.models import LARGE_INIT, SIZES
+from workers.engine.families import FAMILIES as KNOWN
+from workers.engine.structures import STRUCTURES
+from workers.engine.structures.structure import Group
+from workers.engine.tasks import TASKS, Task
+from workers.engine.verification import random_inputs
 
-FAMILIES = ("bert", "distilbert", "roberta")
-UNEVEN = {"attention_heads": [3, 1], "head_size": 8, "ffn_width": [20, 33]}
-"""Sizes per layer that no stock config can express."""
+FAMILIES = tuple(KNOWN)
+UNEVEN_WIDTHS = (20, 33)
+"""Neurons of the two layers of a network whose sizes no stock config can express."""
 
-LARGE_INIT = 0.2
-"""Standard deviation of the weights: at the usual 0.02 a random network answers every row alike."""
+AUTO_CLASSES = {
+    "marian": "AutoModelForSeq2SeqLM",
+    "t5": "AutoModelForSeq2SeqLM",
+    "bart": "AutoModelForSeq2SeqLM",
+    "gpt2": "AutoModelForCausalLM",
+    "llama": "AutoModelForCausalLM",
+    "qwen2": "AutoModelForCausalLM",
+    "qwen3": "AutoModelForCausalLM",
+    "mistral": "AutoModelForCausalLM",
+}
+"""Usual heads; all other families classify."""
+
+_LIKE_THE_ENCODER = {
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 48,
+}
+_CHANGES = {"bart": _LIKE_THE_ENCODER, "marian": _LIKE_THE_ENCODER, "t5": {"num_decoder_layers": 2}}
+
+
+def auto_class(family: str) -> str:
+    """Name of the class of transformers that loads the family's network."""
+    return AUTO_CLASSES.get(family, "AutoModelForSequenceClassification")
+
+
+def task_of(family: str) -> type[Task]:
+    """The task that the family's usual head is for."""
+    return next(task for task in TASKS.values() if task.auto == auto_class(family))
 
 
 def tiny_network(
     family: str, *, seed: int = 0, uneven: bool = False, vocabulary: int = 120, labels: int = 3
 ) -> PreTrainedModel:
-    """Two layers of four heads, hidden size 32, FFN width 48, three labels; with `uneven` the sizes of UNEVEN."""
+    """Two layers of four heads, hidden size 32, FFN width 48, three labels; with `uneven` other sizes in each layer.
+
+    These are three heads and one (of shared key-value heads two and one), and UNEVEN_WIDTHS.
+    """
     torch.manual_seed(seed)
     network = _build(family, vocabulary, labels)
-    if uneven:
-        resize(network, UNEVEN)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if parameter.dim() > 1:
+            if parameter.requires_grad and parameter.dim() > 1:
                 parameter.normal_(0, LARGE_INIT)
-            elif "norm" not in name.lower():
+            elif name.endswith("bias"):
                 parameter.normal_(0, 0.02)
+    if uneven:
+        make_uneven(network)
     network.train(False)
     return network
 
 
 def _build(family: str, vocabulary: int, labels: int) -> PreTrainedModel:
-    sizes: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "max_position_embeddings": 40,
-        "num_labels": labels,
-        "attn_implementation": "eager",
-    }
-    if family == "distilbert":
-        return DistilBertForSequenceClassification(
-            DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=48, pad_token_id=0, **sizes)
-        )
-    encoder: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-    } | sizes
-    if family == "bert":
-        return BertForSequenceClassification(BertConfig(pad_token_id=0, **encoder))
-    return RobertaForSequenceClassification(RobertaConfig(type_vocab_size=1, pad_token_id=1, **encoder))
+    settings = SIZES[family] | _CHANGES.get(family, {})
+    settings |= {"vocab_size": vocabulary, "num_labels": labels, "attn_implementation": "eager", "use_cache": False}
+    config = transformers.AutoConfig.for_model(family, **settings)
+    network: PreTrainedModel = getattr(transformers, auto_class(family)).from_config(config)
+    return network
+
+
+def make_uneven(network: PreTrainedModel) -> None:
+    """Cuts a share of the heads and neurons of every layer that differs between the layers."""
+    for name, left in (("attention_heads", _uneven_heads), ("ffn_neurons", _uneven_neurons)):
+        structure = STRUCTURES[name]
+        structure.cut(network, [torch.arange(group.units) < left(group) for group in structure.groups(network)])
+
+
+def _uneven_heads(group: Group) -> int:
+    return max(1, group.units // 4) if group.layer == 1 else ceil(group.units * 0.75)
+
+
+def _uneven_neurons(group: Group) -> int:
+    return UNEVEN_WIDTHS[group.layer]
+
+
+def tiny_inputs(network: PreTrainedModel) -> dict[str, Tensor]:
+    """Three rows of nine random tokens, the second padded."""
+    inputs = random_inputs(network, (3, 9), torch.Generator().manual_seed(1))
+    inputs["attention_mask"][1, 5:] = 0
+    return inputs
+
+
+def logits(network: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """What the network answers, without gradients."""
+    with torch.no_grad():
+        found: Tensor = network(**inputs).logits
+    return found

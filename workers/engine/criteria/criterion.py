@@ -15,12 +15,13 @@ from workers.engine.structures.structure import Group, Structure
 class Criterion(ABC):
     """Scores the units of one structure.
 
-    Life: `attach`, then for every batch of rows a forward pass, with `needs` a backward pass of the summed loss plus
-    `extra_loss`, and `advance`; last `scores`. Most criteria leave the first three as they are.
+    Life: `attach`, then for every batch of rows a forward pass, with `needs` a backward pass, and `advance`; last
+    `scores`. Most criteria leave the first three as they are.
     """
 
-    needs: ClassVar[Literal["nothing", "activations", "gates", "gradients"]] = "nothing"
-    """What has to be there per batch: no rows at all, a forward pass, or gradients of gates or of the parameters."""
+    needs: ClassVar[Literal["nothing", "activations", "gates", "gradients", "training"]] = "nothing"
+    """What has to be there per batch: no rows at all, a forward pass, gradients of gates or of the parameters, or a
+    step of fine-tuning by the task's loss plus `extra_loss`, before whose update `advance` is called."""
     comparable: ClassVar[bool] = True
     """Whether scores of different groups are in one unit. Norms are not: they follow the scale of a layer's weights."""
 
@@ -33,7 +34,7 @@ class Criterion(ABC):
         self.groups = groups
 
     def extra_loss(self) -> Tensor | None:
-        """A penalty to add to the loss."""
+        """A penalty to add to the loss while the network is fine-tuned."""
         return None
 
     def advance(self, progress: float) -> None:

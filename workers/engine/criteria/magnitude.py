@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from service.specs import Magnitude as MagnitudeSpec
+from service.specs.criteria import Magnitude as MagnitudeSpec
 from workers.engine.criteria.criterion import Criterion
 
 

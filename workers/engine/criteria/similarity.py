@@ -9,7 +9,9 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from workers.engine.criteria.criterion import Criterion
+from workers.engine.criteria.tokens import Tokens
 from workers.engine.families import family_of
+from workers.engine.structures.layers import hidden_states, input_states
 from workers.engine.structures.structure import Group
 
 
@@ -19,29 +21,27 @@ class Similarity(Criterion):
     needs = "activations"
 
     def attach(self, network: PreTrainedModel, groups: Sequence[Group]) -> None:
-        """Watches every layer's input and output, and the mask of the batch."""
-        stack = family_of(network).stack(network)
-        self._mask = torch.ones(0, 0)
-        self._sums = torch.zeros(len(stack), dtype=torch.float64)
-        self._tokens = 0
+        """Watches every layer's input and output."""
+        self._tokens = Tokens(network)
+        self._sums = [torch.zeros(group.units, dtype=torch.float64) for group in groups]
+        self._counts = [torch.zeros(group.units, dtype=torch.float64) for group in groups]
         self._handles: list[RemovableHandle] = [
-            network.register_forward_pre_hook(self._see_mask, with_kwargs=True),
-            *(layer.register_forward_hook(self._hook(index)) for index, layer in enumerate(stack)),
+            layer.register_forward_hook(self._hook(place, index), with_kwargs=True)
+            for place, side in enumerate(family_of(network).sides(network))
+            for index, layer in enumerate(side.modules)
         ]
 
-    def _see_mask(self, _network: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
-        self._mask = inputs["attention_mask"]
-        self._tokens += int(self._mask.sum())
-
-    def _hook(self, index: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            cosines = torch.cosine_similarity(args[0].detach().float(), output.detach().float(), dim=-1)
-            self._sums[index] += float(((1 - cosines) * self._mask).sum())
+    def _hook(self, place: int, index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+        def hook(_layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            given, made = (self._tokens.rows(states) for states in (input_states(args, kwargs), hidden_states(output)))
+            self._sums[place][index] += float((1 - torch.cosine_similarity(given, made, dim=-1)).sum())
+            self._counts[place][index] += len(given)
 
         return hook
 
     def scores(self) -> list[Tensor]:
         """One influence per layer; stops watching."""
+        self._tokens.close()
         for handle in self._handles:
             handle.remove()
-        return [(self._sums / max(1, self._tokens)).float()]
+        return [(sums / counts.clamp_min(1)).float() for sums, counts in zip(self._sums, self._counts, strict=True)]

@@ -12,12 +12,13 @@ from typing import TypeAlias
 from transformers import PreTrainedModel
 
 from workers.engine.exporters import huggingface, huggingface_custom, onnx, onnx_int8
+from workers.engine.tasks.task import Task
 
-Export: TypeAlias = Callable[[PreTrainedModel, Path, Path], None]
-"""`export(network, folder, source)`: writes `network` into `folder`, which is made where missing.
+Export: TypeAlias = Callable[[PreTrainedModel, Path, Path, type[Task]], None]
+"""`export(network, folder, source, task)`: writes `network` into `folder`, which is made where missing.
 
 The network is not changed, whatever its device and dtype. `source` is the folder of the uploaded model: tokenizer and
-other inert files are copied from it. Raises EngineError with the code EXPORT_FAILED.
+other inert files are copied from it. `task` is what the network is for. Raises EngineError with the code EXPORT_FAILED.
 """
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-INERT_SUFFIXES = frozenset({".json", ".txt", ".model"})
+INERT_SUFFIXES = frozenset({".json", ".txt", ".model", ".spm"})
 """Data files: vocabularies, merges, tokenizers, pooling configs; never code."""
 
 
@@ -18,16 +18,17 @@ def write_folder(network: PreTrainedModel, folder: Path, source: Path, config: d
     for weights in folder.glob("*.safetensors"):
         weights.chmod(0o644)
     path = folder / "config.json"
-    saved = json.loads(path.read_text()) | config
+    # The engine turns the cache off to train; whoever loads the result wants it as it was.
+    saved = json.loads(path.read_text()) | {"use_cache": None} | config
     path.write_text(json.dumps({key: saved[key] for key in sorted(saved) if saved[key] is not None}, indent=2) + "\n")
     copy_inert(source, folder)
 
 
 def copy_inert(source: Path, folder: Path) -> None:
-    """Copies tokenizer and other data files of `source`, without config, weights and their index; no links."""
+    """Copies tokenizer and other data files of `source` that `folder` does not have; no weights, index or links."""
     for file in sorted(source.rglob("*")):
-        relative = file.relative_to(source)
-        ours = str(relative) == "config.json" or file.name.endswith(".safetensors.index.json")
-        if file.is_file() and not file.is_symlink() and file.suffix in INERT_SUFFIXES and not ours:
-            (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / relative)
+        target = folder / file.relative_to(source)
+        wanted = file.suffix in INERT_SUFFIXES and not file.name.endswith(".safetensors.index.json")
+        if wanted and file.is_file() and not file.is_symlink() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)

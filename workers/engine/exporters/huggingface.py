@@ -6,11 +6,12 @@ from transformers import PreTrainedModel
 
 from workers.engine.exporters.folder import write_folder
 from workers.engine.failures import EngineError
-from workers.engine.families import is_stock
-from workers.engine.modeling_secateur import CLASSES
+from workers.engine.families.loading import stock_class
+from workers.engine.families.sizes import is_stock
+from workers.engine.tasks.task import Task
 
 
-def export(network: PreTrainedModel, folder: Path, source: Path) -> None:
+def export(network: PreTrainedModel, folder: Path, source: Path, task: type[Task]) -> None:
     """Writes `network` in stock form; raises EngineError where a stock config cannot express its sizes."""
     if not is_stock(network):
         raise EngineError(
@@ -18,11 +19,5 @@ def export(network: PreTrainedModel, folder: Path, source: Path) -> None:
             "a stock config cannot express this network's sizes per layer; export huggingface_custom or onnx instead",
             blame="user",
         )
-    stock = {"architectures": [stock_class(network)], "secateur_structure": None, "auto_map": None}
+    stock = {"architectures": [stock_class(network)], "secateur_sizes": None, "auto_map": None}
     write_folder(network, folder, source, stock)
-
-
-def stock_class(network: PreTrainedModel) -> str:
-    """Name of the stock class, also where `network` is an instance of ours."""
-    ours = CLASSES.get(network.config.model_type)
-    return ours.__mro__[1].__name__ if ours and isinstance(network, ours) else type(network).__name__

@@ -1,4 +1,4 @@
-"""A Hugging Face directory with our modelling file, for sizes that differ from layer to layer."""
+"""A Hugging Face directory with our modelling file, for sizes that no stock config can express."""
 
 import shutil
 from pathlib import Path
@@ -7,17 +7,22 @@ from transformers import PreTrainedModel
 
 from workers.engine import modeling_secateur
 from workers.engine.exporters.folder import write_folder
-from workers.engine.families import structure_of
+from workers.engine.families.loading import stock_class
+from workers.engine.modeling_secateur import PREFIX, differences, stock_twin
+from workers.engine.tasks.task import Task
 
 
-def export(network: PreTrainedModel, folder: Path, source: Path) -> None:
+def export(network: PreTrainedModel, folder: Path, source: Path, task: type[Task]) -> None:
     """Writes `network` so that `from_pretrained(…, trust_remote_code=True)` loads it, whatever its sizes."""
-    name = modeling_secateur.CLASSES[network.config.model_type].__name__
-    structure = structure_of(network)
+    name = PREFIX + stock_class(network)
     config = {
         "architectures": [name],
-        "auto_map": {"AutoModelForSequenceClassification": f"modeling_secateur.{name}"},
-        "secateur_structure": {key: structure[key] for key in ("attention_heads", "head_size", "ffn_width")},
+        "auto_map": {task.auto: f"{Path(modeling_secateur.__file__).stem}.{name}"},
+        "secateur_sizes": differences(network, stock_twin(network)),
     }
-    write_folder(network, folder, source, config)
-    shutil.copyfile(Path(modeling_secateur.__file__), folder / "modeling_secateur.py")
+    ignored, network._keys_to_ignore_on_save = network._keys_to_ignore_on_save, None
+    try:
+        write_folder(network, folder, source, config)
+    finally:
+        network._keys_to_ignore_on_save = ignored
+    shutil.copyfile(modeling_secateur.__file__, folder / Path(modeling_secateur.__file__).name)

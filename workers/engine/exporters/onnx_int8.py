@@ -9,13 +9,14 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from transformers import PreTrainedModel
 
 from workers.engine.exporters import onnx
+from workers.engine.tasks.task import Task
 
 FILE = "model_int8.onnx"
 OPERATORS = ["MatMul", "Gemm", "Gather"]
 """Gather is the embedding look-up: left out, fp32 embeddings would be most of the file."""
 
 
-def export(network: PreTrainedModel, folder: Path, source: Path) -> None:
+def export(network: PreTrainedModel, folder: Path, source: Path, task: type[Task]) -> None:
     """Writes `folder/model_int8.onnx` from `folder/model.onnx`, or from an fp32 file of its own where that is missing.
 
     Scales are per output channel (measured on a 6-layer MiniLM: a third of the error of one scale per matrix, at the
@@ -25,7 +26,7 @@ def export(network: PreTrainedModel, folder: Path, source: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         dense = folder / onnx.FILE
         if not dense.exists():
-            onnx.export(network, Path(scratch), source)
+            onnx.export(network, Path(scratch), source, task)
             dense = Path(scratch) / onnx.FILE
         quantize(dense, folder / FILE)
 

@@ -1,7 +1,11 @@
-"""Structures: which units exist, how to switch one off for scoring, and how to cut it for good."""
+"""Structures: which units exist, how to switch one off for scoring, and how to cut it for good.
+
+The vocabulary is a structure too, but nothing scores its rows: see `workers.engine.vocabulary`.
+"""
 
 from workers.engine.structures.attention_heads import AttentionHeads
 from workers.engine.structures.ffn_neurons import FfnNeurons
+from workers.engine.structures.hidden_size import HiddenSize
 from workers.engine.structures.layers import Layers
 from workers.engine.structures.structure import Structure
 from workers.engine.structures.weights import Weights
@@ -10,5 +14,7 @@ STRUCTURES: dict[str, Structure] = {
     "attention_heads": AttentionHeads(),
     "ffn_neurons": FfnNeurons(),
     "layers": Layers(),
+    "hidden_size": HiddenSize(),
     "weights": Weights(),
 }
+"""Those whose units are scored."""

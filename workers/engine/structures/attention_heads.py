@@ -1,37 +1,85 @@
-"""Attention heads (Michel et al., 2019): a head owns its rows of query, key and value and its columns of the output."""
+"""Attention heads (Michel et al., 2019): a head owns its rows of query, key and value and its columns of the output.
 
-from torch import Tensor
+Where key-value heads are shared, a unit is a key-value head with all the query heads that read it.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from workers.engine.families import family_of, head_size_of
-from workers.engine.structures.structure import Gate, Group, gate_inputs, keep_columns, keep_rows, parts_of
+from workers.engine.families import family_of
+from workers.engine.families.family import LiveAttention, Side
+from workers.engine.families.sizes import head_units, refresh
+from workers.engine.slicing import columns_of, keep_columns, keep_rows, rows_of, runs
+from workers.engine.structures.structure import Gate, Group, Part, column_part, each_pass, gate_inputs, row_parts
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """Attentions that lose the same heads, and the table of relative positions whose columns go with them."""
+
+    side: Side
+    layer: int
+    attentions: tuple[LiveAttention, ...]
+    bias: nn.Embedding | None = None
+
+    def group(self) -> Group:
+        """As the criteria see it."""
+        parts: list[Part] = [] if self.bias is None else [column_part(self.bias)]
+        for attention in self.attentions:
+            for projection in attention.inputs:
+                parts += row_parts(projection, attention.paths.fused)
+            parts.append(column_part(attention.output))
+        return Group(
+            layer=self.layer,
+            units=head_units(self.attentions[0]),
+            parts=tuple(parts),
+            stack=self.side.stack.name,
+            place=self.attentions[0].paths.module,
+            outputs=tuple(attention.output for attention in self.attentions),
+        )
 
 
 class AttentionHeads:
-    """One group per layer. Cutting a head saves 4 * hidden * head size weights and its share of the attention."""
+    """One group per attention; a single one for all that share a table of relative positions."""
 
     name = "attention_heads"
 
     def groups(self, network: PreTrainedModel) -> list[Group]:
         """The heads of every layer."""
-        size = head_size_of(network)
-        return [
-            Group(index, layer.heads_out.in_features // size, parts_of(layer.heads_in, layer.heads_out))
-            for index, layer in enumerate(family_of(network).layers(network))
-        ]
+        return [heads.group() for heads in _all_heads(network)]
 
     def gate(self, network: PreTrainedModel, group: int, gate: Gate) -> list[RemovableHandle]:
         """Scales each head's output."""
-        layer = family_of(network).layers(network)[group]
-        return [gate_inputs(layer.heads_out, layer.heads_out.in_features // head_size_of(network), gate)]
+        found = self.groups(network)[group]
+        return [each_pass(network, gate), *(gate_inputs(output, found.units, gate) for output in found.outputs)]
 
     def cut(self, network: PreTrainedModel, keep: list[Tensor]) -> None:
-        """Slices the four projections."""
-        size, family = head_size_of(network), family_of(network)
-        for layer, kept in zip(family.layers(network), keep, strict=True):
-            index = kept.repeat_interleave(size).nonzero().flatten()
-            for linear in layer.heads_in:
-                keep_rows(linear, index)
-            keep_columns(layer.heads_out, index)
-        family.refresh(network)
+        """Slices the projections."""
+        for heads, kept in zip(_all_heads(network), keep, strict=True):
+            for attention in heads.attentions:
+                fused = attention.paths.fused
+                for projection in attention.inputs:
+                    size = rows_of(projection) // (len(kept) * fused)
+                    keep_rows(projection, runs(kept, size, fused))
+                keep_columns(attention.output, runs(kept, columns_of(attention.output) // len(kept)))
+            if heads.bias is not None:
+                keep_columns(heads.bias, runs(kept, 1))
+        refresh(network)
+
+
+def _all_heads(network: PreTrainedModel) -> list[_Heads]:
+    found: list[_Heads] = []
+    for side in family_of(network).sides(network):
+        layers = side.layers
+        joint = () if side.position_bias is None else tuple(layer.attentions[0] for layer in layers)
+        if joint:
+            found.append(_Heads(side, -1, joint, side.position_bias))
+        found += [
+            _Heads(side, layer.index, (attention,))
+            for layer in layers
+            for attention in layer.attentions[1 if joint else 0 :]
+        ]
+    return found

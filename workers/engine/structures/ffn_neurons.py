@@ -1,35 +1,42 @@
-"""FFN neurons: an intermediate neuron owns its row of the first projection and its column of the second."""
+"""FFN neurons: a neuron owns its row of the first projections, gated or not, and its column of the last."""
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from workers.engine.families import family_of
-from workers.engine.structures.structure import Gate, Group, gate_inputs, keep_columns, keep_rows, parts_of
+from workers.engine.families.sizes import refresh
+from workers.engine.slicing import columns_of, keep_columns, keep_rows, runs
+from workers.engine.structures.structure import Gate, Group, column_part, each_pass, gate_inputs, row_parts
 
 
 class FfnNeurons:
-    """One group per layer. Cutting a neuron saves 2 * hidden weights."""
+    """One group per layer."""
 
     name = "ffn_neurons"
 
     def groups(self, network: PreTrainedModel) -> list[Group]:
         """The neurons of every layer."""
         return [
-            Group(index, layer.ffn_in.out_features, parts_of((layer.ffn_in,), layer.ffn_out))
-            for index, layer in enumerate(family_of(network).layers(network))
+            Group(
+                layer=layer.index,
+                units=columns_of(layer.ffn_out),
+                parts=(*(part for first in layer.ffn_in for part in row_parts(first)), column_part(layer.ffn_out)),
+                stack=layer.side.stack.name,
+                outputs=(layer.ffn_out,),
+            )
+            for layer in family_of(network).layers(network)
         ]
 
     def gate(self, network: PreTrainedModel, group: int, gate: Gate) -> list[RemovableHandle]:
         """Scales each neuron's activation."""
-        layer = family_of(network).layers(network)[group]
-        return [gate_inputs(layer.ffn_out, layer.ffn_out.in_features, gate)]
+        found = self.groups(network)[group]
+        return [each_pass(network, gate), *(gate_inputs(output, found.units, gate) for output in found.outputs)]
 
     def cut(self, network: PreTrainedModel, keep: list[Tensor]) -> None:
-        """Slices both projections."""
-        family = family_of(network)
-        for layer, kept in zip(family.layers(network), keep, strict=True):
-            index = kept.nonzero().flatten()
-            keep_rows(layer.ffn_in, index)
-            keep_columns(layer.ffn_out, index)
-        family.refresh(network)
+        """Slices the projections."""
+        for layer, kept in zip(family_of(network).layers(network), keep, strict=True):
+            for first in layer.ffn_in:
+                keep_rows(first, runs(kept, 1))
+            keep_columns(layer.ffn_out, runs(kept, 1))
+        refresh(network)

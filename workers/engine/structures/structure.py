@@ -3,21 +3,27 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from workers.engine.slicing import column_dim, row_dim, weight_of
+
 
 @dataclass(frozen=True)
 class Part:
-    """A parameter of a group: `dim` is divided into one run per unit, or with `unit` all of it is that unit's."""
+    """A parameter of a group: `dim` is divided into one run per unit, or with `unit` all of it is that unit's.
+
+    With `fused` the dimension holds so many projections end to end, each divided into one run per unit.
+    """
 
     parameter: Tensor
     dim: int = 0
     unit: int | None = None
+    fused: int = 1
 
 
 @dataclass(frozen=True)
@@ -25,20 +31,39 @@ class Group:
     """The units of one structure in one place: the heads or neurons of a layer, all layers, or one weight matrix."""
 
     layer: int
-    """Index of the transformer layer; -1 where the group spans several."""
+    """Index of the transformer layer in its stack; -1 where the group spans several."""
     units: int
     parts: tuple[Part, ...]
+    stack: str = ""
+    """`encoder` or `decoder`; empty where the group spans both."""
+    place: str = ""
+    """Which of several groups of a layer: the path of an attention."""
+    outputs: tuple[nn.Module, ...] = ()
+    """Projections whose inputs are the units, each a run of features; empty where units are no features."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Stack and place, which stay the same when layers go."""
+        return self.stack, self.place
+
+    def sums(self, value: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sums of `value`, which has the parameter's shape, over all that a unit owns; (units,), with gradients."""
+        whole = [_by_unit(value(part.parameter), part, self.units) for part in self.parts if part.unit is None]
+        if whole:
+            return torch.stack(whole).sum(0)
+        own: list[list[Tensor]] = [[] for _ in range(self.units)]
+        for part in self.parts:
+            own[part.unit or 0].append(value(part.parameter).float().sum())
+        return torch.stack([torch.stack(sums).sum() for sums in own])
 
     def totals(self, value: Callable[[Tensor], Tensor]) -> Tensor:
-        """Sums of `value`, which has the parameter's shape, over everything that a unit owns; (units,), on the CPU."""
-        total = torch.zeros(self.units)
-        for part in self.parts:
-            values = value(part.parameter).detach().float()
-            if part.unit is None:
-                total += values.movedim(part.dim, 0).reshape(self.units, -1).sum(1).cpu()
-            else:
-                total[part.unit] += values.sum().cpu()
-        return total
+        """The same as plain numbers on the CPU."""
+        with torch.no_grad():
+            return self.sums(value).cpu()
+
+
+def _by_unit(values: Tensor, part: Part, units: int) -> Tensor:
+    return values.float().movedim(part.dim, 0).reshape(part.fused, units, -1).sum((0, 2))
 
 
 class Gate:
@@ -50,9 +75,14 @@ class Gate:
         self.rows: Tensor | None = None
 
     def open(self, batch: int, like: Tensor) -> Tensor:
-        """Factors of (batch, units) for one forward pass, on the device and in the dtype of `like`."""
-        self.rows = self.factors.to(like).repeat(batch, 1)
-        return self.rows.requires_grad_(self.learn)
+        """Factors of (batch, units), on the device and in the dtype of `like`; the same ones throughout a pass."""
+        if self.rows is None:
+            self.rows = self.factors.to(like).repeat(batch, 1).requires_grad_(self.learn)
+        return self.rows
+
+    def close(self) -> None:
+        """A new pass begins."""
+        self.rows = None
 
     @property
     def gradients(self) -> Tensor:
@@ -88,35 +118,33 @@ def gated(network: PreTrainedModel, structure: Structure, gates: Sequence[Gate])
             handle.remove()
 
 
-def gate_inputs(linear: nn.Linear, units: int, gate: Gate) -> RemovableHandle:
-    """Scales the inputs of `linear`, which are `units` equal runs of features."""
+def each_pass(network: PreTrainedModel, gate: Gate) -> RemovableHandle:
+    """Closes the gate whenever the network starts a forward pass."""
+
+    def begin(_network: nn.Module, _args: Any) -> None:
+        gate.close()
+
+    return network.register_forward_pre_hook(begin)
+
+
+def gate_inputs(projection: nn.Module, units: int, gate: Gate) -> RemovableHandle:
+    """Scales the inputs of `projection`, which are `units` equal runs of features."""
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        runs = args[0].unflatten(-1, (units, -1))
-        factors = gate.open(len(runs), runs)
-        return ((runs * factors[:, None, :, None]).flatten(-2), *args[1:])
+        features = args[0].unflatten(-1, (units, -1))
+        factors = gate.open(len(features), features)
+        return ((features * factors[:, None, :, None]).flatten(-2), *args[1:])
 
-    return linear.register_forward_pre_hook(hook)
-
-
-def keep_rows(linear: nn.Linear, index: Tensor) -> None:
-    """Cuts outputs of a Linear in place: `index` names those that stay."""
-    index = index.to(linear.weight.device)
-    linear.weight = nn.Parameter(linear.weight.detach()[index].clone())
-    if linear.bias is not None:
-        linear.bias = nn.Parameter(linear.bias.detach()[index].clone())
-    linear.out_features = len(index)
+    return projection.register_forward_pre_hook(hook)
 
 
-def keep_columns(linear: nn.Linear, index: Tensor) -> None:
-    """Cuts inputs of a Linear in place: `index` names those that stay."""
-    index = index.to(linear.weight.device)
-    linear.weight = nn.Parameter(linear.weight.detach()[:, index].clone())
-    linear.in_features = len(index)
+def row_parts(projection: nn.Module, fused: int = 1) -> list[Part]:
+    """Weight and bias of a projection, divided by its outputs."""
+    parts = [Part(weight_of(projection), dim=row_dim(projection), fused=fused)]
+    bias = getattr(projection, "bias", None)
+    return parts if bias is None else [*parts, Part(bias, fused=fused)]
 
 
-def parts_of(inputs: Sequence[nn.Linear], output: nn.Linear) -> tuple[Part, ...]:
-    """What units between two projections own: rows and biases of `inputs`, columns of `output`."""
-    weights = [Part(linear.weight) for linear in inputs]
-    biases = [Part(linear.bias) for linear in inputs if linear.bias is not None]
-    return (*weights, *biases, Part(output.weight, dim=1))
+def column_part(projection: nn.Module) -> Part:
+    """Weight of a projection, divided by its inputs."""
+    return Part(weight_of(projection), dim=column_dim(projection))

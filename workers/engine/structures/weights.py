@@ -5,15 +5,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from workers.engine.families import family_of
-from workers.engine.structures.structure import Gate, Group, Part
+from workers.engine.slicing import matrix_of, weight_of
+from workers.engine.structures.structure import Gate, Group, Part, each_pass
 
 
-def linears_of(network: PreTrainedModel) -> list[nn.Linear]:
-    """Every Linear inside the transformer layers, in order; embeddings and the head are left alone."""
-    stack = family_of(network).stack(network)
-    return [module for module in stack.modules() if isinstance(module, nn.Linear)]
+def linears_of(network: PreTrainedModel, stack: str | None = None) -> list[nn.Module]:
+    """Every projection inside the transformer layers, in order; embeddings and the head are left alone."""
+    return [
+        module
+        for side in family_of(network).sides(network)
+        if stack in (None, side.stack.name)
+        for module in side.modules.modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    ]
 
 
 class Weights:
@@ -24,22 +31,33 @@ class Weights:
     def groups(self, network: PreTrainedModel) -> list[Group]:
         """The weight matrices."""
         return [
-            Group(index, linear.weight.numel(), (Part(linear.weight),))
-            for index, linear in enumerate(linears_of(network))
+            Group(
+                layer=index,
+                units=weight_of(linear).numel(),
+                parts=(Part(weight_of(linear)),),
+                stack=side.stack.name,
+                outputs=(linear,),
+            )
+            for side in family_of(network).sides(network)
+            for index, linear in enumerate(linears_of(network, side.stack.name))
         ]
 
     def gate(self, network: PreTrainedModel, group: int, gate: Gate) -> list[RemovableHandle]:
         """A factor for every single weight, the same for the whole batch."""
 
         def hook(linear: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-            assert isinstance(linear, nn.Linear)
-            factors = gate.open(1, linear.weight).view_as(linear.weight)
-            return functional.linear(args[0], linear.weight * factors, linear.bias)
+            weight = weight_of(linear)
+            factors = gate.open(1, weight).view_as(weight)
+            matrix = (matrix_of(linear).T * factors).T if isinstance(linear, Conv1D) else weight * factors
+            bias = linear.bias
+            assert bias is None or isinstance(bias, Tensor)
+            return functional.linear(args[0], matrix, bias)
 
-        return [linears_of(network)[group].register_forward_hook(hook)]
+        return [each_pass(network, gate), linears_of(network)[group].register_forward_hook(hook)]
 
     def cut(self, network: PreTrainedModel, keep: list[Tensor]) -> None:
         """Sets weights to zero."""
         with torch.no_grad():
             for linear, kept in zip(linears_of(network), keep, strict=True):
-                linear.weight.mul_(kept.view_as(linear.weight).to(linear.weight.device))
+                weight = weight_of(linear)
+                weight.mul_(kept.view_as(weight).to(weight.device))

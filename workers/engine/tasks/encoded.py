@@ -1,60 +1,84 @@
 """Tokenized rows, end to end in flat arrays: a million rows as Python lists would take gigabytes."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BATCHES_IN_A_BUCKET = 32
 
 
+@dataclass(frozen=True)
+class Column:
+    """Numbers of every row: as many as it likes, filled up with `padding`, or exactly one where that is None."""
+
+    padding: int | None = None
+    kind: Literal["b", "i", "q", "d"] = "i"
+    """Type code of `array`; `d` becomes float32 in a batch, all others int64."""
+    mask: str | None = None
+    """Name under which a batch says what is not padding."""
+
+
 class Encoded:
-    """Rows of token ids, token types where `typed`, and labels; `padding` is the id that fills a batch up."""
+    """Rows of numbers in named columns."""
 
-    def __init__(self, padding: int, *, typed: bool) -> None:
-        self._padding, self._typed = padding, typed
-        self._ids, self._types = array("i"), array("b")
-        self._starts, self._labels = array("q", [0]), array("q")
-        self.lengths: list[int] = []
+    def __init__(self, columns: Mapping[str, Column]) -> None:
+        self._columns = columns
+        self._values = {name: array(column.kind) for name, column in columns.items()}
+        self._starts = {name: array("q", [0]) for name in columns}
+        self.lengths = array("i")
+        """How long every row is in its longest column."""
 
-    def append(self, ids: Sequence[int], types: Sequence[int], label: int) -> None:
-        """Adds a row; `types` is empty where the rows are not typed."""
-        self._ids.extend(ids)
-        self._types.extend(types)
-        self._starts.append(len(self._ids))
-        self._labels.append(label)
-        self.lengths.append(len(ids))
-
-    def close(self) -> None:
-        """No row follows."""
-        self.highest = max(self._ids, default=0)
+    def append(self, row: Mapping[str, Sequence[Any]]) -> None:
+        """Adds a row, which has every column."""
+        for name, values in self._values.items():
+            values.extend(row[name])
+            self._starts[name].append(len(values))
+        self.lengths.append(max(len(row[name]) for name in self._columns))
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.lengths)
 
-    def select(self, rows: Iterable[int]) -> "Encoded":
-        """A copy of some rows, in the order given."""
-        chosen = Encoded(self._padding, typed=self._typed)
-        for row in rows:
-            start, end = self._starts[row], self._starts[row + 1]
-            chosen.append(self._ids[start:end], self._types[start:end] if self._typed else (), self._labels[row])
-        chosen.close()
-        return chosen
+    def highest(self, column: str) -> float:
+        """The largest number in a column; 0 where it is not there or empty."""
+        return float(max(self._values.get(column, ()), default=0))
+
+    def longest(self, column: str) -> int:
+        """The most numbers that a row has in a column."""
+        starts = self._starts[column]
+        return max((end - start for start, end in pairwise(starts)), default=0)
 
     def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """int64 of (rows, longest): `input_ids`, `attention_mask`, where typed `token_type_ids`; (rows,): `labels`."""
-        shape = (len(rows), max(self.lengths[row] for row in rows))
-        ids = torch.full(shape, self._padding)
-        mask, types = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-        for index, row in enumerate(rows):
-            start, end = self._starts[row], self._starts[row + 1]
-            ids[index, : end - start] = torch.tensor(self._ids[start:end], dtype=torch.long)
-            mask[index, : end - start] = 1
-            if self._typed:
-                types[index, : end - start] = torch.tensor(self._types[start:end], dtype=torch.long)
-        inputs = {"input_ids": ids, "attention_mask": mask} | ({"token_type_ids": types} if self._typed else {})
-        return inputs | {"labels": torch.tensor([self._labels[row] for row in rows])}
+        """Columns and masks of some rows, (rows, longest) where padded, else (rows,)."""
+        batch = {}
+        for name, column in self._columns.items():
+            pieces = [self._row(name, row) for row in rows]
+            if column.padding is None:
+                batch[name] = _tensor(np.concatenate(pieces))
+                continue
+            filled = np.full((len(rows), max(map(len, pieces))), column.padding, dtype=pieces[0].dtype)
+            mask = np.zeros(filled.shape, dtype=np.int64)
+            for index, piece in enumerate(pieces):
+                filled[index, : len(piece)] = piece
+                mask[index, : len(piece)] = 1
+            batch[name] = _tensor(filled)
+            if column.mask is not None:
+                batch[column.mask] = torch.from_numpy(mask)
+        return batch
+
+    def _row(self, name: str, row: int) -> NDArray[Any]:
+        start, end = self._starts[name][row : row + 2]
+        return np.array(self._values[name][start:end])
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32 if values.dtype.kind == "f" else np.int64))
 
 
 def by_length(rows: Iterable[int], lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -1,176 +1,165 @@
-"""Text classification: one label for a text or a pair of texts."""
+"""Text classification: a text or a pair of texts has one label, or any number of them."""
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
+from service.specs import QUALITY_METRICS
+from workers.engine.evaluation import Evaluation, Summed, macro_f1
 from workers.engine.failures import EngineError
-from workers.engine.families import labels_of
-from workers.engine.tasks.encoded import Encoded, bucketed, by_length
+from workers.engine.tasks.encoded import Column
+from workers.engine.tasks.labels import Labels, fresh_labels
+from workers.engine.tasks.row_task import Mean, Numbers, Row, RowTask, chunks
+from workers.engine.tasks.task import Batch, Settings, forward
 
-TOKENIZED_TOGETHER = 1000
-EVALUATION_BATCH = 64
-
-
-def read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSONL file; raises EngineError DATA_UNUSABLE naming split and line."""
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                usable = isinstance(row["text"], str) and isinstance(row["label"], int | str)
-            except (ValueError, KeyError, TypeError):
-                usable = False
-            if not usable:
-                message = f"line {number} of {file.stem} is no row of text-classification: it needs text and label"
-                raise EngineError("DATA_UNUSABLE", message, blame="user")
-            yield row
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 
 
-def labels_of_new_head(folder: Path, known: Sequence[str]) -> list[str] | None:
-    """Labels for a fresh head: names sorted, or `LABEL_0` to the highest integer; None where `known` ones fit.
+class TextClassification(RowTask):
+    """Rows `{"text", "text_pair"?, "label"}` or, all of them, `{"text", "text_pair"?, "labels"}`."""
 
-    Integers index the known labels. Raises EngineError DATA_UNUSABLE where there is nothing to tell apart.
-    """
-    found = {row["label"] for file in folder.glob("*.jsonl") for row in read_rows(file)}
-    names = sorted(label for label in found if isinstance(label, str))
-    integers = [label for label in found if isinstance(label, int)]
-    if len(found) < 2 or (names and integers):
-        raise EngineError("DATA_UNUSABLE", "labels must be all names or all integers, and at least two", blame="user")
-    if known and (set(names) <= set(known) if names else max(integers) < len(known)):
-        return None
-    return names or [f"LABEL_{index}" for index in range(max(integers) + 1)]
+    name = "text-classification"
+    form = "text and label, or in every row text and labels"
+    auto = "AutoModelForSequenceClassification"
 
+    def __init__(self, folder: Path, tokenizer: Path, network: PreTrainedModel, settings: Settings) -> None:
+        self._labels = Labels(network)
+        self._multi = self.problem_type(folder) == MULTI
+        super().__init__(folder, tokenizer, network, settings)
 
-class TextClassification:
-    """Rows `{"text", "text_pair"?, "label"}` of up to four splits, tokenized once."""
+    @classmethod
+    def labels_of_new_head(cls, folder: Path, known: Sequence[str]) -> list[str] | None:
+        """All labels of all splits, see `fresh_labels`."""
+        rows = (row for file in folder.glob("*.jsonl") for row in cls.read(file))
+        return fresh_labels({label for row in rows for label in _labels_in(row)}, known)
 
-    def __init__(self, folder: Path, model: Path, network: PreTrainedModel, max_length: int, seed: int) -> None:
-        self._tokenizer = _load_tokenizer(model)
-        config = network.config
-        self._labels = {label: index for index, label in enumerate(labels_of(network))}
-        self._vocabulary = int(config.vocab_size)
-        self._has_types = getattr(config, "type_vocab_size", 1) > 1
-        self._padding = int(config.pad_token_id or 0)
-        self._max_length, self._seed = max_length, seed
-        self._truncated = 0
-        self.warnings: list[tuple[str, str]] = []
-        self._splits = {file.stem: self._encode(file) for file in sorted(folder.glob("*.jsonl"))}
-        self._fill_missing_splits()
-        if self._truncated:
-            message = f"{self._truncated} inputs are longer than max_length ({max_length} tokens) and were cut."
-            self.warnings.append(("INPUT_TRUNCATED", message))
+    @classmethod
+    def problem_type(cls, folder: Path) -> str:
+        """Whether rows have one label or several, as the first one has it."""
+        first = next((row for file in sorted(folder.glob("*.jsonl")) for row in cls.read(file)), {})
+        return MULTI if "labels" in first else SINGLE
 
-    def _encode(self, file: Path) -> Encoded:
-        encoded = Encoded(self._padding, typed=self._has_types)
-        rows = enumerate(read_rows(file))
-        # A tokenizer takes texts with partners or texts without, never both at once.
-        for _, run in groupby(rows, key=lambda row: (row[0] // TOKENIZED_TOGETHER, row[1].get("text_pair") is None)):
-            self._tokenize([row for _, row in run], encoded)
-        encoded.close()
-        if encoded.highest >= self._vocabulary:
-            message = "the tokenizer gives token ids that the model has no embedding for; upload the model's own"
-            raise EngineError("TOKENIZER_UNUSABLE", message, blame="user")
-        return encoded
+    @classmethod
+    def fits(cls, row: Row) -> bool:
+        """Texts are strings, labels names or integers."""
+        texts = isinstance(row["text"], str) and isinstance(row.get("text_pair"), str | None)
+        known = all(isinstance(label, int | str) for label in _labels_in(row))
+        return texts and known and ("label" in row) != ("labels" in row)
 
-    def _tokenize(self, rows: list[dict[str, Any]], encoded: Encoded) -> None:
+    def columns(self) -> dict[str, Column]:
+        """Tokens, their types where the network takes them, and labels."""
+        types = {"token_type_ids": Column(0, "b")} if self.typed else {}
+        labels = {"labels": Column(-1 if self._multi else None)}
+        return {"input_ids": Column(self.padding, mask="attention_mask")} | types | labels
+
+    def encode(self, rows: Iterator[Row]) -> Iterator[Numbers]:
+        """One for one."""
+        for chunk in chunks(rows):
+            # A tokenizer takes texts with partners or texts without, never both at once.
+            for _, run in groupby(chunk, key=lambda row: row.get("text_pair") is None):
+                yield from self._encode(list(run))
+
+    def _encode(self, rows: list[Row]) -> Iterator[Numbers]:
         texts = [[row[key] for row in rows] for key in ("text", "text_pair") if rows[0].get(key) is not None]
-        options = {"truncation": True, "max_length": self._max_length, "return_token_type_ids": self._has_types}
-        cut = self._tokenizer(*texts, **options)
-        longest = [len(ids) == self._max_length for ids in cut["input_ids"]]
-        if any(longest):  # whether they were cut or fit exactly shows only without the limit
-            suspects = [[text for text, long in zip(part, longest, strict=True) if long] for part in texts]
-            full = self._tokenizer(*suspects, verbose=False)
-            self._truncated += sum(len(ids) > self._max_length for ids in full["input_ids"])
-        types = cut["token_type_ids"] if self._has_types else [()] * len(rows)
-        for ids, kinds, row in zip(cut["input_ids"], types, rows, strict=True):
-            encoded.append(ids, kinds, self._index(row["label"]))
+        found = self.tokenize(*texts, return_token_type_ids=self.typed)
+        for index, row in enumerate(rows):
+            types = {"token_type_ids": found["token_type_ids"][index]} if self.typed else {}
+            yield {"input_ids": found["input_ids"][index], "labels": self._indices(row)} | types
 
-    def _index(self, label: int | str) -> int:
-        index = label if isinstance(label, int) else self._labels.get(label, -1)
-        if not 0 <= index < len(self._labels):
-            raise EngineError("LABEL_UNKNOWN", "a row has a label that the model's head does not know", blame="user")
-        return index
+    def _indices(self, row: Row) -> list[int]:
+        if ("labels" in row) is not self._multi:
+            message = "rows have either label or labels, in every split; never some the one and some the other"
+            raise EngineError("DATA_UNUSABLE", message, blame="user")
+        return [self._labels.index(label) for label in _labels_in(row)]
 
-    def _fill_missing_splits(self) -> None:
-        train = self._splits.get("train")
-        if train is not None and "validation" not in self._splits:
-            if len(train) < 2:
-                raise EngineError("DATA_UNUSABLE", "train needs at least two rows, or a validation split", blame="user")
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self._seed)).tolist()
-            held_out = max(1, len(train) // 10)
-            self._splits["validation"] = train.select(order[:held_out])
-            self._splits["train"] = train.select(sorted(order[held_out:]))
-        if "test" not in self._splits and "validation" in self._splits:
-            self._splits["test"] = self._splits["validation"]
-            self.warnings.append(("TEST_SPLIT_MISSING", "No test split: the figures are on the validation split."))
+    def collate(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Sets of labels become ones in float32 of (rows, labels)."""
+        if not self._multi:
+            return batch
+        ones = torch.zeros(len(batch["labels"]), len(self._labels) + 1)
+        # The filling, -1, means the last column, which nobody sees.
+        return batch | {"labels": ones.scatter(1, batch["labels"] % ones.shape[1], 1.0)[:, :-1]}
 
-    def rows(self, split: str) -> int:
-        """How many rows a split has; none where it is missing."""
-        return len(self._splits.get(split, ()))
+    def logits(self, network: PreTrainedModel, batch: Batch) -> Tensor:
+        """Scores of (rows, labels)."""
+        return forward(network, batch).logits.float() if self._multi else super().logits(network, batch)
 
-    def _split(self, name: str) -> Encoded:
-        if not self.rows(name):
-            raise EngineError("DATA_UNUSABLE", f"the job needs rows in the split {name}; there are none", blame="user")
-        return self._splits[name]
+    def loss_of(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy; of sets of labels binary, over rows and labels."""
+        if not self._multi:
+            return super().loss_of(logits, batch)
+        return functional.binary_cross_entropy_with_logits(logits, batch["labels"].to(logits.device))
 
-    def batches(
-        self, split: str, batch_size: int, generator: torch.Generator | None = None
-    ) -> Iterator[dict[str, Tensor]]:
-        """All rows once, in batches of like length, int64 of (batch, tokens); shuffled where a generator is given."""
-        rows = self._split(split)
-        if generator is None:
-            chunks = by_length(range(len(rows)), rows.lengths, batch_size)
-        else:
-            chunks = bucketed(rows.lengths, batch_size, generator)
-        for chunk in chunks:
-            yield rows.batch(chunk)
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """As for every task; of sets of labels `T² * KL` between Bernoulli variables, mean over rows and labels."""
+        if not self._multi:
+            return super().divergence(student, teacher, temperature)
+        yes, no = (
+            functional.kl_div(
+                functional.logsigmoid(sign * student / temperature),
+                functional.logsigmoid(sign * teacher / temperature),
+                reduction="none",
+                log_target=True,
+            )
+            for sign in (1, -1)
+        )
+        return temperature**2 * (yes + no).mean()
 
-    def sample_size(self, rows: int) -> int:
-        """How many rows `sample` gives when asked for `rows`."""
-        return min(rows, self.rows("train") or self.rows("calibration"))
-
-    def sample(self, rows: int, batch_size: int) -> Iterator[dict[str, Tensor]]:
-        """Rows of `train`, or where it is missing of `calibration`, chosen by the seed."""
-        source = self._split("train" if self.rows("train") else "calibration")
-        order = torch.randperm(len(source), generator=torch.Generator().manual_seed(self._seed)).tolist()[:rows]
-        for chunk in by_length(order, source.lengths, batch_size):
-            yield source.batch(chunk)
-
-    def loss(self, network: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-        """Mean cross-entropy."""
-        return functional.cross_entropy(logits_of(network, batch).float(), batch["labels"].to(network.device))
-
-    def evaluate(self, network: PreTrainedModel, split: str) -> dict[str, Any]:
-        """`{"predictions", "references", "loss"}`: class indices of every row, and the mean loss."""
-        network.eval()
-        predictions, references, total = [], [], 0.0
-        with torch.inference_mode():
-            for batch in self.batches(split, EVALUATION_BATCH):
-                logits = logits_of(network, batch).float().cpu()
-                total += functional.cross_entropy(logits, batch["labels"], reduction="sum").item()
-                predictions += logits.argmax(-1).tolist()
-                references += batch["labels"].tolist()
-        return {"predictions": predictions, "references": references, "loss": total / max(1, len(references))}
+    def evaluate(self, network: PreTrainedModel, split: str) -> Evaluation:
+        """`accuracy` and `macro_f1`; of sets of labels at threshold 0.5, where only the very same set is accurate."""
+        loss, predictions, references = Mean(), [], []
+        for batch, logits in self.passes(network, split):
+            loss.add(self.loss_of(logits, batch), len(logits))
+            predictions.append((logits > 0 if self._multi else logits.argmax(-1)).cpu().numpy())
+            references.append(batch["labels"].numpy())
+        measure = label_sets if self._multi else Classified
+        return measure(loss.value, np.concatenate(references), np.concatenate(predictions))
 
 
-def logits_of(network: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
-    """Scores of (batch, labels)."""
-    inputs = {name: value.to(network.device) for name, value in batch.items() if name != "labels"}
-    logits: Tensor = network(**inputs).logits
-    return logits
+def _labels_in(row: Row) -> list[int | str]:
+    labels = row["labels"] if "labels" in row else [row["label"]]
+    if not isinstance(labels, list):
+        raise TypeError("labels must be a list")
+    return labels
 
 
-def _load_tokenizer(model: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:  # whatever the library raises, the files are what cannot be used
-        message = "the model's tokenizer files are missing or cannot be read; upload them with the model"
-        raise EngineError("TOKENIZER_UNUSABLE", message, blame="user") from error
+class Classified(Evaluation):
+    """One class of each row, as it is and as predicted."""
+
+    def __init__(self, loss: float, references: NDArray[np.int64], predictions: NDArray[np.int64]) -> None:
+        self.loss, self.rows = loss, len(references)
+        self._references, self._predictions = references, predictions
+        self._classes = int(max(references.max(), predictions.max())) + 1
+
+    def metrics(self) -> dict[str, float]:
+        """`accuracy` and `macro_f1`, both in [0, 1]."""
+        return dict(zip(QUALITY_METRICS["text-classification"], self.resampled(np.arange(self.rows)), strict=True))
+
+    def resampled(self, rows: NDArray[np.int64]) -> tuple[float, float]:
+        """From counts: a thousand resamples through scikit-learn would take a minute."""
+        references, predictions = self._references[rows], self._predictions[rows]
+        hits, support, predicted = (
+            np.bincount(classes, minlength=self._classes)
+            for classes in (references[references == predictions], references, predictions)
+        )
+        return float(hits.sum() / len(rows)), macro_f1(hits, support, predicted)
+
+
+def label_sets(loss: float, references: NDArray[Any], predictions: NDArray[np.bool_]) -> Summed:
+    """Figures of sets of labels, ones and zeros of (rows, labels)."""
+    wanted = references > 0
+    exact = (wanted == predictions).all(1, keepdims=True)
+    statistics = np.hstack([np.ones_like(exact), exact, wanted & predictions, wanted, predictions])
+
+    def compute(sums: NDArray[np.float64]) -> tuple[float, float]:
+        return float(sums[1] / sums[0]), macro_f1(*sums[2:].reshape(3, -1))
+
+    return Summed(loss, QUALITY_METRICS["text-classification"], statistics.astype(np.float64), compute)

@@ -8,12 +8,9 @@ from service.errors import Invalid
 from service.resolve import resolve
 from service.specs import JobSpec
 from service.tables import Dataset, Model
+from tests.service.resolve.orders import BASELINE, HEADS, SPLIT, TAYLOR
 from tests.service.samples import a_dataset, a_model, a_spec
 
-SPLIT = {"rows": 8, "size": 100, "sha256": "0" * 64}
-TAYLOR = {"structure": "ffn_neurons", "ratio": 0.5, "criterion": {"kind": "taylor"}}
-HEADS = {"structure": "attention_heads", "ratio": 0.5, "criterion": {"kind": "random"}}
-BASELINE = {"epochs": 1}
 LATENCY = {"metric": "latency", "min_speedup": 1.0, "runtime": "torch"}
 CASES: list[tuple[str, str, dict[str, Any], Model, Dataset | None]] = [
     ("TASK_MISMATCH", "/dataset_id", {}, a_model(), a_dataset(task="translation")),
@@ -176,18 +173,3 @@ def test_cuda_is_refused_only_where_workers_are_known_to_lack_it(devices: list[s
         assert (error.code, error.errors[0].pointer) == ("DEVICE_NOT_AVAILABLE", "/device")
     else:
         assert not refused
-
-
-def test_weak_choices_are_warned_of() -> None:
-    weights = {"structure": "weights", "ratio": 0.5, "criterion": {"kind": "magnitude"}}
-    gradual = {"kind": "gradual", "rounds": 4}
-    cut = a_spec()["pruning"]["cuts"][0]
-
-    def codes(**changes: Any) -> list[str]:
-        return [warning["code"] for warning in resolve(_spec(changes, a_dataset()), a_model(), a_dataset())[1]]
-
-    assert codes(pruning={"cuts": [TAYLOR]}) == []
-    assert codes(pruning={"cuts": [cut, cut]}) == ["MAGNITUDE_WEAK"]
-    assert codes(pruning={"cuts": [weights]}) == ["SPARSITY_NOT_FASTER"]
-    assert codes(pruning={"cuts": [TAYLOR], "schedule": gradual}) == ["FINETUNING_MISSING"]
-    assert codes(pruning={"cuts": [TAYLOR], "schedule": gradual}, finetuning={"epochs": 2}) == ["ROUNDS_EXCEED_EPOCHS"]

@@ -1,0 +1,33 @@
+"""What every part of a spec is made of: strict, frozen models and bounded texts."""
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str) and any(ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 for c in value):
+        raise PydanticCustomError("text", "control characters and lone surrogates are not allowed")
+    return value
+
+
+def _not_available(value: Any) -> Any:
+    if value is not None:
+        raise PydanticCustomError("not_available", "not available in this version; leave it out")
+    return value
+
+
+Name: TypeAlias = Annotated[
+    str, BeforeValidator(_printable), StringConstraints(min_length=1, max_length=200, strip_whitespace=True)
+]
+ShortText: TypeAlias = Annotated[str, BeforeValidator(_printable), StringConstraints(max_length=256)]
+Metadata: TypeAlias = Annotated[dict[ShortText, ShortText], Field(max_length=16)]
+NotYet: TypeAlias = Annotated[Any, BeforeValidator(_not_available)]
+Identifier: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z]+_[0-9A-Z]{26}$")]
+
+
+class Part(BaseModel):
+    """Base of every part of a spec."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -1,0 +1,38 @@
+"""Movement (Sanh et al., 2020): what shrinks while the network is fine-tuned was not needed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from workers.engine.criteria.criterion import Criterion
+from workers.engine.structures.structure import Group
+
+
+class Movement(Criterion):
+    """Minus the sum, over the steps of fine-tuning, of weight times gradient, added up over a unit's weights.
+
+    A step moves a weight against its gradient, so that weight times gradient is positive where it moves towards zero.
+    """
+
+    needs = "training"
+    comparable = False
+
+    def attach(self, network: PreTrainedModel, groups: Sequence[Group]) -> None:
+        """Sums start at zero."""
+        self.groups = groups
+        self._sums = [torch.zeros(group.units) for group in groups]
+
+    def advance(self, progress: float) -> None:
+        """Takes the gradients of a step."""
+        for found, group in zip(self._sums, self.groups, strict=True):
+            found.sub_(group.totals(_towards_zero))
+
+    def scores(self) -> list[Tensor]:
+        """The sums, moved so that none is negative: joint rankings divide by their mean."""
+        return [sums - sums.min() for sums in self._sums]
+
+
+def _towards_zero(weight: Tensor) -> Tensor:
+    return torch.zeros_like(weight) if weight.grad is None else weight.detach() * weight.grad

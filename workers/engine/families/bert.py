@@ -1,0 +1,27 @@
+"""BERT (Devlin et al., 2019) and the encoders that are laid out like it."""
+
+from workers.engine.families.family import Attention, Family, Stack
+
+STACK = Stack(
+    name="encoder",
+    layers="encoder.layer",
+    attentions=(
+        Attention(
+            module="attention.self",
+            inputs=("attention.self.query", "attention.self.key", "attention.self.value"),
+            output="attention.output.dense",
+            counts=("num_attention_heads",),
+            widths=("all_head_size",),
+        ),
+    ),
+    ffn_in=("intermediate.dense",),
+    ffn_out="output.dense",
+    layers_key="num_hidden_layers",
+    ffn_key="intermediate_size",
+    heads_key="num_attention_heads",
+)
+
+BERT = Family("bert", (STACK,))
+ROBERTA = Family("roberta", (STACK,), position_offset=2)
+XLM_ROBERTA = Family("xlm-roberta", (STACK,), position_offset=2)
+ELECTRA = Family("electra", (STACK,))

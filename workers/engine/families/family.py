@@ -1,0 +1,199 @@
+"""What a family is: where an architecture keeps the parts of a layer and the sizes in its config, as data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+LONGEST_RELATIVE = 512
+"""Tokens that networks of relative positions are trained on (T5: Raffel et al., 2020)."""
+
+HEAD_NORMS = ("q_norm", "k_norm")
+"""Norms of single heads, which are no wider than a head."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Paths of one attention below its layer."""
+
+    module: str
+    """Holds the counts of heads and, by `config`, their width."""
+    inputs: tuple[str, ...]
+    """Projections whose rows belong to heads: query, key, value and more; those that are missing are skipped."""
+    output: str
+    counts: tuple[str, ...]
+    """Attributes of `module` with the number of query heads."""
+    widths: tuple[str, ...] = ()
+    """Attributes of `module` with the number of features of all query heads together."""
+    fused: int = 1
+    """How many projections lie one after the other in each of `inputs`."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Paths of one side of a network, and the keys of its sizes in the config."""
+
+    name: str
+    """`encoder` or `decoder`."""
+    layers: str
+    """The list of layers, below the base network."""
+    attentions: tuple[Attention, ...]
+    ffn_in: tuple[str, ...]
+    """First projections of the feed-forward part, gated ones too; those that are missing are skipped."""
+    ffn_out: str
+    layers_key: str
+    ffn_key: str
+    heads_key: str
+    position_bias: str | None = None
+    """Below the first layer: an embedding with a column for each head of the first attentions of all layers."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture kind."""
+
+    model_type: str
+    stacks: tuple[Stack, ...]
+    hidden_key: str = "hidden_size"
+    head_width_key: str | None = None
+    """Key of the width of a head, where the config has one; elsewhere it is hidden size over heads."""
+    key_value_heads_key: str | None = None
+    position_offset: int = 0
+    """Positions that the table spends on padding."""
+    positions_key: str | None = "max_position_embeddings"
+    """Key of the length of the position table; None where positions are relative, without end."""
+    computes_positions: bool = False
+    """Whether a table of positions is made from the config and not saved, so that no feature of it can be dropped."""
+    shares_layers: bool = False
+    """Whether all layers are one set of weights, so that none can be dropped."""
+
+    def sides(self, network: PreTrainedModel) -> list["Side"]:
+        """The live stacks: encoder first."""
+        return [Side(self, stack, network) for stack in self.stacks]
+
+    def layers(self, network: PreTrainedModel) -> list["Layer"]:
+        """Every layer of every stack, in order."""
+        return [layer for side in self.sides(network) for layer in side.layers]
+
+    def example(self, network: PreTrainedModel) -> dict[str, Tensor]:
+        """Inputs of (2, 16), by the names that the network takes: a batch of one would be exported as a constant."""
+        names = ["input_ids", "attention_mask"]
+        if getattr(network.config, "type_vocab_size", 1) > 1 and len(self.stacks) == 1:
+            names.append("token_type_ids")
+        if len(self.stacks) == 2:
+            names.append("decoder_input_ids")
+        shape = (2, min(16, self.longest(network)))
+        return {name: torch.ones(shape, dtype=torch.long) for name in names}
+
+    def longest(self, network: PreTrainedModel) -> int:
+        """The most tokens that the network's position table allows, or where it has none are of use."""
+        if self.positions_key is None:
+            return LONGEST_RELATIVE
+        return int(getattr(network.config, self.positions_key)) - self.position_offset
+
+
+@dataclass(frozen=True)
+class Side:
+    """One live stack."""
+
+    family: Family
+    stack: Stack
+    network: PreTrainedModel
+
+    @property
+    def modules(self) -> nn.ModuleList:
+        """The list of transformer layers."""
+        stack = self.network.base_model.get_submodule(self.stack.layers)
+        assert isinstance(stack, nn.ModuleList)
+        return stack
+
+    @property
+    def layers(self) -> list["Layer"]:
+        """Every transformer layer's parts, in order."""
+        return [Layer(self, index, module) for index, module in enumerate(self.modules)]
+
+    @property
+    def owner(self) -> Any:
+        """The module that holds the list of layers."""
+        return self.network.base_model.get_submodule(self.stack.layers.rpartition(".")[0])
+
+    @property
+    def config(self) -> Any:
+        """The config of the stack: that of the network, or a copy."""
+        return getattr(self.owner, "config", self.network.config)
+
+    @property
+    def position_bias(self) -> nn.Embedding | None:
+        """The embedding of relative positions with a column for each head, which all layers share."""
+        if self.stack.position_bias is None:
+            return None
+        bias = self.modules[0].get_submodule(self.stack.position_bias)
+        assert isinstance(bias, nn.Embedding)
+        return bias
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The parts of one transformer layer that can be cut."""
+
+    side: Side
+    index: int
+    module: nn.Module
+
+    def find(self, path: str) -> nn.Module:
+        """A part of the layer."""
+        return self.module.get_submodule(path)
+
+    def present(self, paths: tuple[str, ...]) -> tuple[nn.Module, ...]:
+        """Those of the parts that this layer has."""
+        known = dict(self.module.named_modules())
+        return tuple(known[path] for path in paths if path in known)
+
+    @property
+    def attentions(self) -> list["LiveAttention"]:
+        """Self-attention, and in a decoder that reads an encoder cross-attention."""
+        return [LiveAttention(self, attention) for attention in self.side.stack.attentions]
+
+    @property
+    def ffn_in(self) -> tuple[nn.Module, ...]:
+        """First projections of the feed-forward part."""
+        return self.present(self.side.stack.ffn_in)
+
+    @property
+    def ffn_out(self) -> nn.Module:
+        """Its last projection."""
+        return self.find(self.side.stack.ffn_out)
+
+    def norms(self, hidden: int) -> Iterator[nn.Module]:
+        """Normalisations of the residual stream."""
+        for name, module in self.module.named_modules():
+            weight = getattr(module, "weight", None)
+            of_a_head = name.rpartition(".")[2] in HEAD_NORMS
+            if isinstance(weight, Tensor) and weight.shape == (hidden,) and not of_a_head:
+                yield module
+
+
+@dataclass(frozen=True)
+class LiveAttention:
+    """The projections of one attention."""
+
+    layer: Layer
+    paths: Attention
+
+    @property
+    def module(self) -> Any:
+        """What holds the counts of heads."""
+        return self.layer.find(self.paths.module)
+
+    @property
+    def inputs(self) -> tuple[nn.Module, ...]:
+        """Projections whose rows belong to heads."""
+        return self.layer.present(self.paths.inputs)
+
+    @property
+    def output(self) -> nn.Module:
+        """The projection whose columns belong to heads."""
+        return self.layer.find(self.paths.output)

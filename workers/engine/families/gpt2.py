@@ -1,0 +1,30 @@
+"""GPT-2 (Radford et al., 2019): query, key and value lie in one projection, stored with inputs first."""
+
+from workers.engine.families.family import Attention, Family, Stack
+
+GPT2 = Family(
+    "gpt2",
+    (
+        Stack(
+            name="decoder",
+            layers="h",
+            attentions=(
+                Attention(
+                    module="attn",
+                    inputs=("attn.c_attn",),
+                    output="attn.c_proj",
+                    counts=("num_heads",),
+                    widths=("split_size",),
+                    fused=3,
+                ),
+            ),
+            ffn_in=("mlp.c_fc",),
+            ffn_out="mlp.c_proj",
+            layers_key="n_layer",
+            ffn_key="n_inner",
+            heads_key="n_head",
+        ),
+    ),
+    hidden_key="n_embd",
+    positions_key="n_positions",
+)

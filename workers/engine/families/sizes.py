@@ -1,0 +1,143 @@
+"""Sizes of a live network, and keeping its config and its modules' own numbers true to them."""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from workers.engine.families import family_of
+from workers.engine.families.family import LiveAttention, Side
+from workers.engine.modeling_secateur import differences, stock_twin
+from workers.engine.slicing import columns_of, rows_of
+
+
+def hidden_size_of(network: PreTrainedModel) -> int:
+    """Width of the residual stream."""
+    return columns_of(family_of(network).layers(network)[0].ffn_in[0])
+
+
+def head_width_of(network: PreTrainedModel) -> int:
+    """Features of one attention head: by the config, where it says so, else fixed by its uncut sizes."""
+    family, config = family_of(network), network.config
+    width = getattr(config, family.head_width_key, None) if family.head_width_key else None
+    if width is not None:
+        return int(width)
+    return int(getattr(config, family.hidden_key)) // int(getattr(config, family.stacks[0].heads_key))
+
+
+def heads_per_unit(network: PreTrainedModel) -> int:
+    """Query heads that share a key-value head, which are cut together; 1 where every head has its own."""
+    family, config = family_of(network), network.config
+    if family.key_value_heads_key is None:
+        return 1
+    return int(getattr(config, family.stacks[0].heads_key)) // int(getattr(config, family.key_value_heads_key))
+
+
+def head_units(attention: LiveAttention) -> int:
+    """Units of an attention: its heads, or its key-value heads with the query heads of each."""
+    network = attention.layer.side.network
+    return columns_of(attention.output) // (head_width_of(network) * heads_per_unit(network))
+
+
+def structure_of(network: PreTrainedModel) -> dict[str, Any]:
+    """Sizes layer by layer, as the API shows them: `layers, hidden_size, attention_heads, ffn_width, vocabulary`.
+
+    Of an encoder-decoder these are the encoder's, `decoder_…` the decoder's; `key_value_heads` where they are shared.
+    """
+    family, width = family_of(network), head_width_of(network)
+    sizes: dict[str, Any] = {"hidden_size": hidden_size_of(network), "vocabulary": int(network.config.vocab_size)}
+    for side in family.sides(network):
+        prefix = "decoder_" if len(family.stacks) > 1 and side.stack.name == "decoder" else ""
+        sizes[f"{prefix}layers"] = layers_of(side)
+        heads = [columns_of(layer.attentions[0].output) // width for layer in side.layers]
+        sizes[f"{prefix}attention_heads"] = _spread(side, heads)
+        sizes[f"{prefix}ffn_width"] = _spread(side, [rows_of(layer.ffn_in[0]) for layer in side.layers])
+    if family.key_value_heads_key is not None:
+        shared = heads_per_unit(network)
+        sizes["key_value_heads"] = [heads // shared for heads in sizes["attention_heads"]]
+    return sizes
+
+
+def layers_of(side: Side) -> int:
+    """Layers that a stack runs: of shared ones, how often they run."""
+    if side.family.shares_layers:
+        return int(getattr(side.network.config, side.stack.layers_key))
+    return len(side.modules)
+
+
+def _spread(side: Side, sizes: list[int]) -> list[int]:
+    return sizes * layers_of(side) if side.family.shares_layers else sizes
+
+
+def refresh(network: PreTrainedModel) -> None:
+    """Keeps the network's own numbers true to its weights after a cut: head counts, layer indices, config."""
+    family, width = family_of(network), head_width_of(network)
+    for side in family.sides(network):
+        for layer in side.layers:
+            for attention in layer.attentions:
+                features = columns_of(attention.output)
+                for name in attention.paths.counts:
+                    setattr(attention.module, name, features // width)
+                for name in attention.paths.widths:
+                    setattr(attention.module, name, features)
+            for module in layer.module.modules():
+                if getattr(module, "layer_idx", None) is not None:
+                    setattr(module, "layer_idx", layer.index)  # noqa: B010 - torch types attributes as tensors
+    for config in _configs(network):
+        for key, value in _uniform_sizes(network).items():
+            setattr(config, key, value)
+        kinds = getattr(config, "layer_types", None)
+        if isinstance(kinds, list):  # all layers of a supported network are of one kind
+            config.layer_types = kinds[: config.num_hidden_layers]
+        if hasattr(config, "pooler_hidden_size"):
+            config.pooler_hidden_size = hidden_size_of(network)
+    for side in family.sides(network):
+        if (config := side.config) is not network.config:
+            config.num_hidden_layers = layers_of(side)
+        if hasattr(side.owner, "n_layers"):
+            side.owner.n_layers = layers_of(side)
+
+
+def _configs(network: PreTrainedModel) -> list[Any]:
+    """The config and the copies that the stacks of an encoder-decoder hold."""
+    found = {id(network.config): network.config}
+    for module in network.modules():
+        config = getattr(module, "config", None)
+        if config is not None:
+            found[id(config)] = config
+    return list(found.values())
+
+
+def _uniform_sizes(network: PreTrainedModel) -> dict[str, Any]:
+    """Config keys and the sizes that one number can say; what differs from layer to layer is left as it was."""
+    family, width, shared = family_of(network), head_width_of(network), heads_per_unit(network)
+    sides, hidden = family.sides(network), hidden_size_of(network)
+    sizes: dict[str, Any] = {side.stack.layers_key: layers_of(side) for side in sides}
+    for key in {side.stack.ffn_key for side in sides}:
+        layers = [layer for side in sides if side.stack.ffn_key == key for layer in side.layers]
+        sizes |= _single(key, [rows_of(projection) for layer in layers for projection in layer.ffn_in])
+    heads: dict[str, Any] = {}
+    for key in {side.stack.heads_key for side in sides}:
+        attentions = [
+            a for side in sides if side.stack.heads_key == key for layer in side.layers for a in layer.attentions
+        ]
+        heads |= _single(key, [columns_of(attention.output) // width for attention in attentions])
+    uniform = len(heads) == len({side.stack.heads_key for side in sides})
+    if family.head_width_key is not None:
+        sizes |= {family.hidden_key: hidden, family.head_width_key: width}
+        if uniform and family.key_value_heads_key is not None:
+            sizes[family.key_value_heads_key] = heads[sides[0].stack.heads_key] // shared
+        return sizes | (heads if uniform else {})
+    whole = all(count * width == hidden for count in heads.values())
+    if uniform and whole and not family.computes_positions:
+        return sizes | heads | {family.hidden_key: hidden}
+    return sizes
+
+
+def _single(key: str, values: list[int]) -> dict[str, int]:
+    return {key: values[0]} if len(set(values)) == 1 else {}
+
+
+def is_stock(network: PreTrainedModel) -> bool:
+    """Whether the config alone describes the network, so that plain `from_pretrained` loads it."""
+    sizes = differences(network, stock_twin(network))
+    return not sizes["parameters"] and not sizes["attributes"]

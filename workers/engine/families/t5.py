@@ -1,0 +1,40 @@
+"""T5 (Raffel et al., 2020): a table of relative positions has a column for each head, the same in all layers."""
+
+from workers.engine.families.family import Attention, Family, Stack
+
+
+def _attention(path: str) -> Attention:
+    return Attention(
+        module=path,
+        inputs=(f"{path}.q", f"{path}.k", f"{path}.v"),
+        output=f"{path}.o",
+        counts=("n_heads",),
+        widths=("inner_dim",),
+    )
+
+
+def _stack(name: str, layers_key: str, feed_forward: str, *attentions: str) -> Stack:
+    dense = f"{feed_forward}.DenseReluDense"
+    return Stack(
+        name=name,
+        layers=f"{name}.block",
+        attentions=tuple(_attention(attention) for attention in attentions),
+        ffn_in=(f"{dense}.wi", f"{dense}.wi_0", f"{dense}.wi_1"),
+        ffn_out=f"{dense}.wo",
+        layers_key=layers_key,
+        ffn_key="d_ff",
+        heads_key="num_heads",
+        position_bias="layer.0.SelfAttention.relative_attention_bias",
+    )
+
+
+T5 = Family(
+    "t5",
+    (
+        _stack("encoder", "num_layers", "layer.1", "layer.0.SelfAttention"),
+        _stack("decoder", "num_decoder_layers", "layer.2", "layer.0.SelfAttention", "layer.1.EncDecAttention"),
+    ),
+    hidden_key="d_model",
+    head_width_key="d_kv",
+    positions_key=None,
+)

@@ -1,0 +1,120 @@
+"""Targets: heads and neurons chosen together so that what is left of the layers fits a number of FLOPs or weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from service.specs import Target
+from service.specs.criteria import SecondOrder as SecondOrderSpec
+from workers.engine.budget import solve, solve_uniform
+from workers.engine.criteria.second_order import SecondOrder
+from workers.engine.failures import EngineError
+from workers.engine.repair import repair
+from workers.engine.slicing import columns_of
+from workers.engine.structures import STRUCTURES
+from workers.engine.structures.structure import Group
+from workers.engine.tasks import Task
+
+STRUCTURES_CUT = ("attention_heads", "ffn_neurons")
+BATCH = 32
+PASSES = 4
+"""What reading a row costs in forward passes: one with a backward of twice its work, and one for the repair."""
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What one unit costs, in multiply-adds per token or in parameters; `tokens` is the length that attention spans."""
+
+    metric: str
+    tokens: int
+
+    def unit(self, structure: str, group: Group) -> float:
+        """Of a group's units, which are all of one size."""
+        if self.metric == "parameters":
+            return float(group.totals(torch.ones_like)[0])
+        work = float(group.totals(_in_matrices)[0])
+        if structure == "attention_heads":
+            # Every feature of a query meets those of all keys, and every weight all values.
+            work += sum(2.0 * self.tokens * columns_of(output) / group.units for output in group.outputs)
+        return work
+
+    def total(self, network: PreTrainedModel) -> float:
+        """Of all heads and neurons."""
+        return sum(
+            self.unit(name, group) * group.units
+            for name in STRUCTURES_CUT
+            for group in STRUCTURES[name].groups(network)
+        )
+
+
+def _in_matrices(parameter: Tensor) -> Tensor:
+    return torch.ones_like(parameter) if parameter.dim() > 1 else torch.zeros_like(parameter)
+
+
+def prune_units(
+    network: PreTrainedModel,
+    task: Task,
+    target: Target,
+    budget: float,
+    tokens: int,
+    *,
+    uniform: bool = False,
+    structures: tuple[str, ...] = STRUCTURES_CUT,
+    advance: Callable[[int], None] = lambda _passes: None,
+) -> dict[str, tuple[int, int]]:
+    """Cuts `network` in place until its heads and neurons cost at most `budget` (see `Bill`); returns removed and of.
+
+    Second-order scores of both structures from one reading of `target.samples` rows, the best units that the budget
+    buys, then the repair of what is left. With `uniform` all layers keep the same number, as stock configs need; what
+    is not in `structures` stays whole. One unit of each group always stays. Raises EngineError NOT_FINITE where the
+    weights are broken, TARGET_OUT_OF_REACH where the least network is over the budget; both before anything is cut.
+    """
+    bill = Bill(target.metric, tokens)
+    groups = [(name, group) for name in STRUCTURES_CUT for group in STRUCTURES[name].groups(network)]
+    costs = [bill.unit(name, group) for name, group in groups]
+    minimum = [1 if name in structures else group.units for name, group in groups]
+    if sum(cost * least for cost, least in zip(costs, minimum, strict=True)) > budget:
+        message = "the target asks for less than one head and one neuron in each layer cost; raise ratio or cut layers"
+        raise EngineError("TARGET_OUT_OF_REACH", message, blame="user")
+    scores = second_order_scores(network, task, target.samples, advance)
+    if uniform:
+        keep = solve_uniform(scores, costs, budget, minimum, [name for name, _ in groups])
+    else:
+        keep = solve(scores, costs, budget, minimum)
+    masks = {
+        name: [mask for mask, (owner, _) in zip(keep, groups, strict=True) if owner == name] for name in STRUCTURES_CUT
+    }
+    rows = task.sample_size(target.samples)
+    repair(network, [(STRUCTURES[name], masks[name]) for name in structures], list(task.sample(rows, BATCH)))
+    advance(rows)
+    for name in structures:
+        STRUCTURES[name].cut(network, masks[name])
+    return {
+        name: (sum(int((~mask).sum()) for mask in masks[name]), sum(len(mask) for mask in masks[name]))
+        for name in structures
+    }
+
+
+def second_order_scores(
+    network: PreTrainedModel, task: Task, samples: int, advance: Callable[[int], None] = lambda _passes: None
+) -> list[Tensor]:
+    """Scores of the heads of every group, then of the neurons, all in one unit: one reading serves both."""
+    spec = SecondOrderSpec(kind="second_order", samples=samples)
+    generator = torch.Generator()  # the method leaves nothing to chance
+    criteria = [SecondOrder(spec, STRUCTURES[name], generator) for name in STRUCTURES_CUT]
+    network.train(False)
+    network.requires_grad_(False)
+    for name, criterion in zip(STRUCTURES_CUT, criteria, strict=True):
+        criterion.attach(network, STRUCTURES[name].groups(network))
+    for batch in task.sample(task.sample_size(samples), BATCH):
+        rows = task.size(batch)
+        (task.loss(network, batch) * rows).backward()
+        advance((PASSES - 1) * rows)
+    network.requires_grad_(True)
+    scores = [values for criterion in criteria for values in criterion.scores()]
+    if not all(bool(values.isfinite().all()) for values in scores):
+        raise EngineError("NOT_FINITE", "the network's scores are not finite: its weights are broken", blame="user")
+    return scores
