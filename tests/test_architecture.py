@@ -131,7 +131,7 @@ def test_specs_and_registries_agree() -> None:
     kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in union}
     assert kinds == set(CRITERIA)
     assert set().union(*specs.CRITERIA_OF.values()) == set(CRITERIA)
-    assert set(get_args(specs.StructureName)) == set(specs.CRITERIA_OF) == set(STRUCTURES)
+    assert set(get_args(specs.StructureName)) == set(specs.CRITERIA_OF) == {*STRUCTURES, "vocabulary"}
     assert set(get_args(specs.ExportName)) == set(EXPORTERS)
     assert set(get_args(specs.TaskName)) == set(specs.QUALITY_METRICS) == set(TASKS)
 
@@ -141,7 +141,7 @@ def test_catalogue_and_families_agree() -> None:
 
     assert set(catalog.FAMILIES) == set(FAMILIES)
     for family in catalog.FAMILIES.values():
-        assert set(family.structures) <= set(STRUCTURES)
+        assert set(family.structures) <= {*STRUCTURES, "vocabulary"}
         assert set(family.exports) <= set(EXPORTERS)
 
 

@@ -32,6 +32,20 @@ _LONGEST_PATH = 400
 _PIECE = 1 << 20
 
 
+class _Sizes(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    layers: int | None
+    hidden_size: int | None
+    attention_heads: list[int]
+    ffn_width: list[int]
+    vocabulary: int | None
+    key_value_heads: list[int] | None = None
+    decoder_layers: int | None = None
+    decoder_attention_heads: list[int] | None = None
+    decoder_ffn_width: list[int] | None = None
+
+
 class _Network(BaseModel):
     model_config = ConfigDict(strict=True)
 
@@ -41,7 +55,7 @@ class _Network(BaseModel):
     task: str | None = Field(max_length=50)
     parameters: int
     dtype: str = Field(max_length=20)
-    structure: StructureView
+    structure: _Sizes
     facts: dict[str, Any]
 
 

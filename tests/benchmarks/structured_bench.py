@@ -141,7 +141,8 @@ def load(folder: Path) -> PreTrainedModel:
     network: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
-    return network.eval()
+    network.train(False)
+    return network
 
 
 def part_of(data: Path, folder: Path, rows: int, seed: int) -> Path:
@@ -156,14 +157,15 @@ def part_of(data: Path, folder: Path, rows: int, seed: int) -> Path:
 
 def accuracy(network: PreTrainedModel, task: Task, split: str) -> float:
     """Share of rows that are right."""
-    return task.evaluate(network, split).metrics()["accuracy"]
+    return float(task.evaluate(network, split).metrics()["accuracy"])
 
 
 def speedup(dense: PreTrainedModel, network: PreTrainedModel) -> float:
     """Medians of the processor time of one thread for one full sequence, the two in turn."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    inputs, spent = inputs_of(dense, 1, LENGTH), ([], [])  # type: ignore[var-annotated]
+    inputs = inputs_of(dense, 1, LENGTH)
+    spent: tuple[list[float], list[float]] = ([], [])
     network.eval()
     with torch.inference_mode():
         for _ in range(REPETITIONS):
@@ -223,7 +225,7 @@ def right(network: PreTrainedModel, task: Task, kept: tuple[int, ...]) -> int:
 
 def by_torch_pruning(network: PreTrainedModel, task: Task, share: float, _seed: int) -> None:
     """The peer's Taylor criterion, the same share in every layer, hidden size kept."""
-    import torch_pruning
+    import torch_pruning  # type: ignore[import-not-found]
 
     layers = family_of(network).layers(network)
     projections = [linear for layer in layers for linear in layer.attentions[0].inputs]

@@ -92,14 +92,12 @@ def size_of(network: PreTrainedModel) -> int:
 
 
 def count_flops(network: PreTrainedModel, sequence_length: int) -> int:
-    """FLOPs of all matrix products for one sequence (a multiply-add is two), counted as they run, without weights."""
-    shadow = replica(network, "meta")
+    """FLOPs of all matrix products for one sequence (a multiply-add is two), counted as they run."""
+    shadow = replica(network)
     shadow.set_attn_implementation("eager")
-    inputs = inputs_of(network, 1, sequence_length)
-    del inputs["attention_mask"]  # its values would be read, and meta tensors have none; all positions count anyway
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        shadow(**{name: value.to("meta") for name, value in inputs.items()})
+    with torch.inference_mode(), counter:
+        shadow(**inputs_of(network, 1, sequence_length))
     return int(counter.get_total_flops())
 
 

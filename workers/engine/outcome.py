@@ -18,6 +18,7 @@ from workers.engine.families.loading import labels_of, stock_class
 from workers.engine.families.sizes import is_stock, structure_of
 from workers.engine.reporter import Reporter
 from workers.engine.tasks import TASKS, Task
+from workers.engine.tasks.text_classification import MULTI
 from workers.engine.verdict import verdict
 from workers.engine.work import Work
 

@@ -135,7 +135,8 @@ def solution(projection: nn.Module, moment: Tensor, keep: Tensor, damping: float
         index = torch.cat([index, index.new_tensor([weight.shape[1]])])
         held = nn.functional.pad(held, (0, 1), value=1e-9 * float(second[-1, -1]))
     wanted = second[index] @ full.T + held[:, None] * full.T[index]
-    return torch.linalg.solve(second[index][:, index] + held.diag(), wanted).T.to(weight.dtype)
+    found: Tensor = torch.linalg.solve(second[index][:, index] + held.diag(), wanted)
+    return found.T.to(weight.dtype)
 
 
 def write(projection: nn.Module, keep: Tensor, columns: Tensor) -> None:

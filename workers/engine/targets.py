@@ -77,7 +77,7 @@ def prune_units(
     costs = [bill.unit(name, group) for name, group in groups]
     minimum = [1 if name in structures else group.units for name, group in groups]
     if sum(cost * least for cost, least in zip(costs, minimum, strict=True)) > budget:
-        message = "the target asks for less than one head and one neuron in each layer cost; raise ratio or cut layers"
+        message = "the target is below what must stay: a head and a neuron in each layer, or all heads; raise ratio"
         raise EngineError("TARGET_OUT_OF_REACH", message, blame="user")
     scores = second_order_scores(network, task, target.samples, advance)
     if uniform:

@@ -62,19 +62,34 @@ def verify(
     """
     work = scratch / "verification"
     work.mkdir(parents=True, exist_ok=True)
-    request = {
-        "references": _save_references(network, task, work, seed),
-        "outputs": list(task.outputs),
-        "auto": task.auto,
-        "artifacts": [_artifact(name, folder) for name, folder in artifacts],
-        "threads": threads,
-        "answer": str(work / "answer.json"),
-    }
-    answer = run_script(SCRIPT, request, work, timeout)
+    answer = run_comparisons([comparison(network, artifacts, task, work, seed)], work, threads, timeout)
     for report in answer:
         if report["failure"]:
             raise EngineError("VERIFICATION_FAILED", f"the export {report['name']} failed: {report['failure']}")
-    return list(answer)
+    return answer
+
+
+def comparison(
+    network: PreTrainedModel, artifacts: Sequence[tuple[str, Path]], task: type[Task], folder: Path, seed: int
+) -> dict[str, Any]:
+    """What the fresh process needs to compare `artifacts` with `network`; references are saved in `folder`.
+
+    Raises EngineError NOT_FINITE.
+    """
+    return {
+        "references": _save_references(network, task, folder, seed),
+        "outputs": list(task.outputs),
+        "auto": task.auto,
+        "artifacts": [_artifact(name, path) for name, path in artifacts],
+    }
+
+
+def run_comparisons(
+    comparisons: list[dict[str, Any]], folder: Path, threads: int, timeout: float
+) -> list[dict[str, Any]]:
+    """Reports on the artifacts of all comparisons, in order, from one fresh process. Raises as `run_script` does."""
+    request = {"comparisons": comparisons, "threads": threads, "answer": str(folder / "answer.json")}
+    return list(run_script(SCRIPT, request, folder, timeout))
 
 
 def reference_inputs(network: PreTrainedModel, seed: int) -> list[dict[str, Tensor]]:

@@ -2,12 +2,13 @@
 
 Imports nothing of ours, so that what passes here passes for a stranger. REQUEST is a JSON file:
 
-    {"references": ["0.safetensors", …],        inputs by name, and the outputs expected of them
-     "outputs": ["logits"],                     names of the outputs
-     "auto": "AutoModelForMaskedLM",            the class of transformers that loads the network
-     "artifacts": [{"name", "loader": "stock"|"custom"|"onnx", "path", "max_error": 1e-4, "min_agreement": 1.0}],
+    {"comparisons": [one for each network:
+        {"references": ["0.safetensors", …],    inputs by name, and the outputs expected of them
+         "outputs": ["logits"],                 names of the outputs
+         "auto": "AutoModelForMaskedLM",        the class of transformers that loads the network
+         "artifacts": [{"name", "loader": "stock"|"custom"|"onnx", "path", "max_error": 1e-4, "min_agreement": 1.0}]}],
      "threads": 1,
-     "answer": "answer.json"}                    written here: [{"name", "failure": text|null, "error", "agreement"}]
+     "answer": "answer.json"}                   written here: [{"name", "failure": text|null, "error", "agreement"}]
 
 The exit status is 0 whenever the answer was written.
 """
@@ -62,11 +63,12 @@ class Onnx:
         return list(self.session.run(self.outputs, inputs))
 
 
-def load(artifact: dict[str, Any], request: dict[str, Any]) -> HuggingFace | Onnx:
+def load(artifact: dict[str, Any], comparison: dict[str, Any]) -> HuggingFace | Onnx:
     """Loads one artifact the way its `loader` says."""
+    path, outputs = artifact["path"], comparison["outputs"]
     if artifact["loader"] == "onnx":
-        return Onnx(artifact["path"], request["outputs"], request["threads"])
-    return HuggingFace(artifact["path"], request["auto"], request["outputs"], custom=artifact["loader"] == "custom")
+        return Onnx(path, outputs, torch.get_num_threads())
+    return HuggingFace(path, comparison["auto"], outputs, custom=artifact["loader"] == "custom")
 
 
 def as_rows(outputs: list[NDArray[Any]]) -> NDArray[Any]:
@@ -96,13 +98,13 @@ def agreement(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     return float((found.argmax(axis=1) == wanted.argmax(axis=1))[clear].mean())
 
 
-def check(artifact: dict[str, Any], references: list[Arrays], request: dict[str, Any]) -> dict[str, Any]:
+def check(artifact: dict[str, Any], references: list[Arrays], comparison: dict[str, Any]) -> dict[str, Any]:
     """Runs one artifact on every reference; `failure` says what is wrong with it."""
     report: dict[str, Any] = {"name": artifact["name"], "failure": None, "error": None, "agreement": None}
-    names = request["outputs"]
+    names = comparison["outputs"]
     expected = [arrays[name] for arrays in references for name in names]
     try:
-        network = load(artifact, request)
+        network = load(artifact, comparison)
         inputs = [{name: value for name, value in arrays.items() if name not in names} for arrays in references]
         outputs = [output for arrays in inputs for output in network(arrays)]
     except Exception as error:  # whatever a loader or runtime raises, the artifact is what failed
@@ -125,8 +127,10 @@ def main(path: str) -> None:
     """Answers the request at `path`."""
     request = json.loads(Path(path).read_text())
     torch.set_num_threads(request["threads"])
-    references = [load_file(file) for file in request["references"]]
-    answer = [check(artifact, references, request) for artifact in request["artifacts"]]
+    answer = []
+    for comparison in request["comparisons"]:
+        references = [load_file(file) for file in comparison["references"]]
+        answer += [check(artifact, references, comparison) for artifact in comparison["artifacts"]]
     Path(request["answer"]).write_text(json.dumps(answer))
 
 

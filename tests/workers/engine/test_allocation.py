@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from workers.engine.allocation import allocate, exact, n_of_four, nearest
+from workers.engine.allocation import allocate, exact, n_of_m, nearest
 
 CASES = [
     ([chance.randint(1, 40) for _ in range(chance.randint(1, 5))], chance.uniform(0.01, 0.99), seed)
@@ -75,9 +75,9 @@ def test_ties_go_by_position() -> None:
 
 def test_two_of_four_in_every_row_and_at_its_end() -> None:
     scores = torch.tensor([[4.0, 3.0, 2.0, 1.0, 1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 1.0]])
-    mask = n_of_four(scores.flatten(), 7, 2).view(2, 7)
+    mask = n_of_m(scores, 2, 4)
     assert mask.tolist() == [
         [True, True, False, False, False, True, True],
         [False, False, True, True, True, True, False],
     ]
-    assert bool(n_of_four(scores.flatten(), 7, 4).all())
+    assert bool(n_of_m(scores, 4, 4).all())

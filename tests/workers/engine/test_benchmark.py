@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from service.specs import Benchmark
-from tests.workers.engine.tiny import FAMILIES, tiny_network
+from tests.workers.engine.tiny import tiny_network
 from workers.engine.benchmark import (
     MIN_REPETITIONS,
     WARM_UPS,
@@ -18,6 +18,9 @@ from workers.engine.benchmark import (
 )
 from workers.engine.exporters import EXPORTERS
 from workers.engine.replica import replica
+from workers.engine.tasks import TASKS
+
+FAMILIES = ("bert", "distilbert", "roberta")
 
 
 def make_bench(scratch: Path, **spec: object) -> Bench:
@@ -29,11 +32,12 @@ def test_both_sides_get_the_same_rows_and_the_pruned_one_costs_less(tmp_path: Pa
     before, after = tiny_network("bert"), tiny_network("bert", uneven=True)
     out = tmp_path / "out"
     for name in ("onnx", "onnx_int8"):
-        EXPORTERS[name].export(after, out / "onnx", tmp_path)
+        EXPORTERS[name].export(after, out / "onnx", tmp_path, TASKS["text-classification"])
     threads = torch.get_num_threads()
     sides = benchmark(
         before,
         after,
+        TASKS["text-classification"],
         exports=["onnx_int8", "huggingface_custom", "onnx"],
         out=out,
         source=tmp_path,

@@ -1,12 +1,13 @@
 """Contract of every criterion, over the registry: ratio, determinism, and better than chance where it must be."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import TypeAdapter
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -16,11 +17,21 @@ from workers.engine.criteria import CRITERIA
 from workers.engine.failures import EngineError
 from workers.engine.families import family_of
 from workers.engine.reporter import Reporter
+from workers.engine.slicing import weight_of
 from workers.engine.structures import STRUCTURES
 from workers.engine.structures.structure import Gate, gated
-from workers.engine.surgery import Anatomy, apply_cut, score
+from workers.engine.structures.weights import linears_of
+from workers.engine.subject import Anatomy, Subject
+from workers.engine.surgery import METHODS, Theatre, apply_cut, score
 
-PAIRS = [(kind, structure) for structure, kinds in sorted(CRITERIA_OF.items()) for kind in sorted(kinds)]
+TRAINING = ("movement", "regularization")
+PAIRS = [
+    (kind, structure)
+    for structure, kinds in sorted(CRITERIA_OF.items())
+    for kind in sorted(kinds)
+    if kind not in TRAINING and not (structure == "weights" and kind in METHODS)
+]
+"""Criteria that score without training; those that solve blocks have tests of their own."""
 
 
 class Rows:
@@ -36,6 +47,9 @@ class Rows:
             mask = torch.ones_like(ids)
             mask[::2, 4:] = 0
             yield {"input_ids": ids, "attention_mask": mask, "labels": torch.randint(0, 3, (8,), generator=chance)}
+
+    def size(self, batch: dict[str, Tensor]) -> int:
+        return len(batch["labels"])
 
     def loss(self, network: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -55,19 +69,24 @@ def cut_of(kind: str, structure: str, ratio: float | None = 0.5, **more: Any) ->
     return TypeAdapter(Cut).validate_python(order)
 
 
+def subject_of(network: PreTrainedModel, anatomy: Anatomy | None = None, task: Any = None) -> Subject:
+    rows: Any = task or Rows()
+    return Subject(network, network, rows, Path(), anatomy or Anatomy.of(network))
+
+
+def theatre() -> Theatre:
+    work: Any = None
+    return Theatre(work, Reporter(Silent()), torch.Generator().manual_seed(3))  # type: ignore[arg-type]
+
+
 def apply(network: PreTrainedModel, cut: Cut, anatomy: Anatomy | None = None, share: float | None = None) -> Any:
-    generator = torch.Generator().manual_seed(3)
-    task: Any = Rows()
-    reporter = Reporter(Silent())  # type: ignore[arg-type]
-    anatomy = anatomy or Anatomy.of(network)
-    return apply_cut(network, cut, share or cut.share, anatomy, task, generator, reporter)
+    return apply_cut(subject_of(network, anatomy), cut, share or cut.share, theatre())
 
 
-def scores_of(network: PreTrainedModel, kind: str, structure: str) -> list[Tensor]:
+def scores_of(network: PreTrainedModel, kind: str, structure: str, task: Any = None) -> list[Tensor]:
     cut = cut_of(kind, structure)
     criterion = CRITERIA[kind](cut.criterion, STRUCTURES[structure], torch.Generator().manual_seed(3))
-    task: Any = Rows()
-    return score(network, criterion, STRUCTURES[structure].groups(network), task, 24, Reporter(Silent()))  # type: ignore[arg-type]
+    return score(subject_of(network, task=task), criterion, STRUCTURES[structure].groups(network), theatre())
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +133,7 @@ def make_useless(network: PreTrainedModel, structure: str) -> list[Tensor]:
     with torch.no_grad():
         if structure == "layers":
             # A post-norm layer that adds nothing: its output is its input, normalised again.
-            for name, small in family_of(network).stack(network)[1].named_parameters():
+            for name, small in family_of(network).sides(network)[0].modules[1].named_parameters():
                 small.mul_(1.0 if "LayerNorm.weight" in name else 1e-3)
             return masks
         for group, mask in zip(groups, masks, strict=True):
@@ -126,10 +145,10 @@ def make_useless(network: PreTrainedModel, structure: str) -> list[Tensor]:
         return masks
     found = []
     layers = family_of(network).layers(network)
-    for linear in (module for module in family_of(network).stack(network).modules() if isinstance(module, nn.Linear)):
-        mask = torch.zeros_like(linear.weight, dtype=torch.bool)
+    for linear in linears_of(network):
+        mask = torch.zeros_like(weight_of(linear), dtype=torch.bool)
         for layer, neurons in zip(layers, masks, strict=True):
-            mask |= neurons[:, None] if linear is layer.ffn_in else neurons if linear is layer.ffn_out else mask
+            mask |= neurons[:, None] if linear is layer.ffn_in[0] else neurons if linear is layer.ffn_out else mask
         found.append(mask.flatten())
     return found
 
@@ -162,11 +181,7 @@ def test_padding_does_not_count_in_similarity() -> None:
                 wide = {name: functional.pad(value, (0, 6)) for name, value in batch.items() if name != "labels"}
                 yield wide | {"labels": batch["labels"]}
 
-    criterion = CRITERIA["similarity"](
-        cut_of("similarity", "layers").criterion, STRUCTURES["layers"], torch.Generator()
-    )
-    task: Any = Padded()
-    padded = score(network, criterion, STRUCTURES["layers"].groups(network), task, 24, Reporter(Silent()))[0]  # type: ignore[arg-type]
+    padded = scores_of(network, "similarity", "layers", Padded())[0]
     assert torch.allclose(plain, padded, atol=1e-4)
 
 
@@ -185,14 +200,14 @@ def test_rounds_add_up_to_the_ratio_of_the_original_units() -> None:
             apply(network, cut, anatomy, cut.share * share)
     apply(network, cut_of("similarity", "layers"), anatomy)
     layer = family_of(network).layers(network)[0]
-    assert layer.ffn_in.out_features == 12
-    assert len(anatomy.kept_layers) == 1
+    assert len(weight_of(layer.ffn_in[0])) == 12
+    assert len(anatomy.kept_layers["encoder"]) == 1
 
 
 def test_zeros_stay_zero_and_count() -> None:
     network = tiny_network("bert")
     anatomy, cut = Anatomy.of(network), cut_of("random", "weights", 0.5, scope="global")
-    weight = family_of(network).layers(network)[0].ffn_in.weight
+    weight = weight_of(family_of(network).layers(network)[0].ffn_in[0])
     apply(network, cut, anatomy, 0.25)
     gone = weight == 0
     done = apply(network, cut, anatomy, 0.5)
@@ -203,7 +218,7 @@ def test_zeros_stay_zero_and_count() -> None:
 def test_a_broken_network_is_refused() -> None:
     network = tiny_network("bert")
     with torch.no_grad():
-        family_of(network).layers(network)[0].ffn_in.weight[0, 0] = float("nan")
+        weight_of(family_of(network).layers(network)[0].ffn_in[0])[0, 0] = float("nan")
     with pytest.raises(EngineError) as caught:
         apply(network, cut_of("taylor", "ffn_neurons"))
     assert caught.value.code == "NOT_FINITE"

@@ -127,4 +127,4 @@ def test_padding_does_not_count() -> None:
     for twin, rows in zip(twins, (batch, longer), strict=True):
         repair(twin, [(STRUCTURES["ffn_neurons"], halves(twin, "ffn_neurons"))], [rows])
     weights = [twin.state_dict()["bert.encoder.layer.0.output.dense.weight"] for twin in twins]
-    assert torch.allclose(*weights, atol=1e-4)
+    assert torch.allclose(weights[0], weights[1], atol=1e-4)

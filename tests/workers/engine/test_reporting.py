@@ -61,7 +61,7 @@ def record() -> Record:
         result=result,
         curves={"finetuning/loss": points, "finetuning/accuracy": points[:3], "baseline/loss": []},
         cuts=[{"round": 1, "structure": "ffn_neurons", "criterion": "taylor", "removed": 2943, "of": 4608}],
-        kept_layers=[0, 2],
+        kept_layers={"encoder": [0, 2]},
         warnings=[{"code": "INPUT_TRUNCATED", "message": "<b>3</b> rows were cut."}],
     )
 
@@ -158,7 +158,7 @@ def test_a_data_free_job_without_benchmark_still_gets_its_report(record: Record)
         for name, scale in (("before", 1.0), ("after", 0.5))
     }
     bare = Record(
-        {"name": "x", "seed": 0, "benchmark": None}, {**record.result, **sides, "verdict": []}, {}, [], [0, 1]
+        {"name": "x", "seed": 0, "benchmark": None}, {**record.result, **sides, "verdict": []}, {}, [], {"encoder": [0, 1]}
     )
     page = Page(render(bare))
     assert page.tags.count("svg") == 1

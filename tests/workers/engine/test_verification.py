@@ -8,10 +8,14 @@ import torch
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from tests.workers.engine.tiny import FAMILIES, tiny_network
+from tests.workers.engine.tiny import tiny_network
 from workers.engine.exporters import EXPORTERS
 from workers.engine.failures import EngineError
+from workers.engine.tasks import TASKS
 from workers.engine.verification import SHAPES, reference_inputs, run_script, verify
+
+FAMILIES = ("bert", "distilbert", "roberta")
+TASK = TASKS["text-classification"]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +25,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for family in FAMILIES:
         for name, exporter in EXPORTERS.items():
             network = tiny_network(family, uneven=name != "huggingface")
-            exporter.export(network, out / family / exporter.folder, out)
+            exporter.export(network, out / family / exporter.folder, out, TASK)
     return out
 
 
@@ -29,7 +33,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_form_gives_the_networks_outputs_in_a_fresh_process(family: str, exported: Path, tmp_path: Path) -> None:
     names = [name for name in EXPORTERS if name != "huggingface"]
     artifacts = [(name, exported / family / EXPORTERS[name].folder) for name in names]
-    reports = {r["name"]: r for r in verify(tiny_network(family, uneven=True), artifacts, scratch=tmp_path)}
+    reports = {r["name"]: r for r in verify(tiny_network(family, uneven=True), artifacts, TASK, scratch=tmp_path)}
     assert list(reports) == names
     assert reports["huggingface_custom"]["error"] < 1e-5
     assert reports["onnx"]["error"] < 1e-5
@@ -37,7 +41,7 @@ def test_every_form_gives_the_networks_outputs_in_a_fresh_process(family: str, e
 
 
 def test_stock_form_loads_without_our_code(exported: Path, tmp_path: Path) -> None:
-    reports = verify(tiny_network("bert"), [("huggingface", exported / "bert/huggingface")], scratch=tmp_path)
+    reports = verify(tiny_network("bert"), [("huggingface", exported / "bert/huggingface")], TASK, scratch=tmp_path)
     assert reports == [{"name": "huggingface", "failure": None, "error": pytest.approx(0, abs=1e-6), "agreement": 1.0}]
 
 
@@ -47,10 +51,10 @@ def test_a_changed_artifact_fails_by_name(exported: Path, tmp_path: Path) -> Non
     tampered = tmp_path / "tampered"
     shutil.copytree(exported / "bert", tampered)
     _tamper_safetensors(tampered / "huggingface_custom/model.safetensors")
-    _tamper_onnx(tampered / "onnx/model.onnx", "classifier.bias")
+    _tamper_onnx(tampered / "onnx/model.onnx", "network.classifier.bias")
     artifacts = [(name, tampered / EXPORTERS[name].folder) for name in ("huggingface_custom", "onnx", "onnx_int8")]
     with pytest.raises(EngineError, match="export huggingface_custom failed: outputs differ") as caught:
-        verify(network, artifacts, scratch=tmp_path)
+        verify(network, artifacts, TASK, scratch=tmp_path)
     assert caught.value.code == "VERIFICATION_FAILED"
     answer = json.loads((tmp_path / "verification/answer.json").read_text())
     assert [report["failure"] is None for report in answer] == [False, False, True]
@@ -59,7 +63,7 @@ def test_a_changed_artifact_fails_by_name(exported: Path, tmp_path: Path) -> Non
 def test_a_foreign_network_fails_even_in_int8(exported: Path, tmp_path: Path) -> None:
     other = tiny_network("bert", seed=1, uneven=True)
     with pytest.raises(EngineError, match="export onnx_int8 failed"):
-        verify(other, [("onnx_int8", exported / "bert/onnx")], scratch=tmp_path)
+        verify(other, [("onnx_int8", exported / "bert/onnx")], TASK, scratch=tmp_path)
 
 
 def test_weights_that_from_pretrained_would_make_up_fail(exported: Path, tmp_path: Path) -> None:
@@ -69,13 +73,13 @@ def test_weights_that_from_pretrained_would_make_up_fail(exported: Path, tmp_pat
     del weights["classifier.bias"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(EngineError, match="does not load and run"):
-        verify(tiny_network("bert"), [("huggingface", folder)], scratch=tmp_path)
+        verify(tiny_network("bert"), [("huggingface", folder)], TASK, scratch=tmp_path)
 
 
 def test_one_broken_artifact_does_not_hide_another(exported: Path, tmp_path: Path) -> None:
     artifacts = [("onnx", tmp_path / "nowhere"), ("huggingface_custom", exported / "roberta/huggingface_custom")]
     with pytest.raises(EngineError, match="export onnx failed: does not load and run"):
-        verify(tiny_network("roberta", uneven=True), artifacts, scratch=tmp_path)
+        verify(tiny_network("roberta", uneven=True), artifacts, TASK, scratch=tmp_path)
     answer = json.loads((tmp_path / "verification/answer.json").read_text())
     assert [report["failure"] is None for report in answer] == [False, True]
 
@@ -84,7 +88,7 @@ def test_a_network_with_infinite_weights_is_refused(tmp_path: Path) -> None:
     network = tiny_network("bert")
     next(network.parameters()).data.fill_(torch.inf)
     with pytest.raises(EngineError) as caught:
-        verify(network, [], scratch=tmp_path)
+        verify(network, [], TASK, scratch=tmp_path)
     assert caught.value.code == "NOT_FINITE"
 
 

@@ -11,22 +11,20 @@ from workers.engine import memory, verify
 
 
 def test_error_is_relative_to_the_centred_logits() -> None:
-    expected = [np.array([[3.0, 1.0]]), np.array([[0.0, 2.0]])]
+    expected = np.array([[3.0, 1.0], [0.0, 2.0]])
     assert verify.relative_error(expected, expected) == 0.0
-    shifted = [logits + 5.0 for logits in expected]
-    assert verify.relative_error(shifted, expected) == pytest.approx(0.0, abs=1e-12)
-    doubled = [logits * 2 for logits in expected]
-    assert verify.relative_error(doubled, expected) == pytest.approx(1.0)
+    assert verify.relative_error(expected + 5.0, expected) == pytest.approx(0.0, abs=1e-12)
+    assert verify.relative_error(expected * 2, expected) == pytest.approx(1.0)
 
 
 def test_error_of_a_single_label_is_not_centred_away() -> None:
-    assert verify.relative_error([np.array([[2.0]])], [np.array([[1.0]])]) == pytest.approx(1.0)
+    assert verify.relative_error(np.array([[2.0]]), np.array([[1.0]])) == pytest.approx(1.0)
 
 
 def test_agreement_counts_only_clear_rows() -> None:
-    expected = [np.array([[4.0, 0.0], [0.0, 3.0], [0.1, 0.0]])]
-    near_tie_flips = [np.array([[4.0, 0.0], [0.0, 3.0], [0.0, 0.1]])]
-    clear_one_flips = [np.array([[0.0, 4.0], [0.0, 3.0], [0.1, 0.0]])]
+    expected = np.array([[4.0, 0.0], [0.0, 3.0], [0.1, 0.0]])
+    near_tie_flips = np.array([[4.0, 0.0], [0.0, 3.0], [0.0, 0.1]])
+    clear_one_flips = np.array([[0.0, 4.0], [0.0, 3.0], [0.1, 0.0]])
     assert verify.agreement(near_tie_flips, expected) == 1.0
     assert verify.agreement(clear_one_flips, expected) == 0.5
 

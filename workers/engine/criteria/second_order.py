@@ -40,11 +40,13 @@ class SecondOrder(Criterion):
 
     @torch.no_grad()
     def scores(self) -> list[Tensor]:
-        """Removes units one after another; stops watching."""
+        """Removes units one after another; stops watching. Not a number where gradients are none."""
         for handle in self._handles:
             handle.remove()
         found = [
             _removal([_Surgeon.of(flow, units) for flow in flows], units)
+            if all(bool(flow.squares.isfinite()) for flow in flows)
+            else torch.full((units,), torch.nan)
             for units, flows in zip(self._units, self._flows, strict=True)
         ]
         self._flows = []
@@ -78,7 +80,7 @@ class _Flow:
     def add(self, inputs: Tensor, gradient: Tensor) -> None:
         """Inputs (tokens, features) and gradients (tokens, outputs); those without one are padding or not read."""
         squares = gradient.square().sum(1)
-        read = squares > 0
+        read = squares != 0  # what is not a number stays, to be found
         inputs, gradient, squares = inputs[read], gradient[read], squares[read]
         self.plain.addmm_(inputs.T, inputs)
         self.weighted.addmm_(inputs.T, inputs * squares[:, None])
@@ -118,14 +120,16 @@ class _Surgeon:
         if self.size == 1:
             return self.inverse.diagonal().clamp_min(1e-12).reciprocal().view(units, 1, 1)
         grid = self.inverse.view(units, self.size, units, self.size)
-        return torch.linalg.inv(grid.diagonal(dim1=0, dim2=2).movedim(-1, 0))
+        found: Tensor = torch.linalg.inv(grid.diagonal(dim1=0, dim2=2).movedim(-1, 0))
+        return found
 
     def errors(self) -> Tensor:
         """What each unit's removal costs now: (units,)."""
         if self.size == 1:
             return self.root.square().sum(0) * self.blocks().flatten()
         columns = self.root.unflatten(1, (-1, self.size)).movedim(1, 0)
-        return (columns.mT @ columns * self.blocks()).sum((1, 2))
+        found: Tensor = (columns.mT @ columns * self.blocks()).sum((1, 2))
+        return found
 
     def remove(self, unit: int) -> None:
         """Takes a unit away and updates what is left."""

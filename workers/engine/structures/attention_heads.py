@@ -43,7 +43,7 @@ class _Heads:
 
 
 class AttentionHeads:
-    """One group per attention; a single one for all that share a table of relative positions."""
+    """One group per attention; where layers share a table of relative positions, one for all layers."""
 
     name = "attention_heads"
 
@@ -73,13 +73,13 @@ class AttentionHeads:
 def _all_heads(network: PreTrainedModel) -> list[_Heads]:
     found: list[_Heads] = []
     for side in family_of(network).sides(network):
-        layers = side.layers
-        joint = () if side.position_bias is None else tuple(layer.attentions[0] for layer in layers)
-        if joint:
-            found.append(_Heads(side, -1, joint, side.position_bias))
+        if side.position_bias is None:
+            found += [_Heads(side, layer.index, (part,)) for layer in side.layers for part in layer.attentions]
+            continue
+        # A table of positions with a plane for each head is handed on from layer to layer, to cross-attention too.
+        alike = zip(*(layer.attentions for layer in side.layers), strict=True)
         found += [
-            _Heads(side, layer.index, (attention,))
-            for layer in layers
-            for attention in layer.attentions[1 if joint else 0 :]
+            _Heads(side, -1, attentions, side.position_bias if number == 0 else None)
+            for number, attentions in enumerate(alike)
         ]
     return found

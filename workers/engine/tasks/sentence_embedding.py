@@ -158,7 +158,8 @@ class Scored(Evaluation):
 
     def __init__(self, loss: float, agreement: NDArray[Any], likeness: NDArray[Any], scores: NDArray[Any]) -> None:
         self.loss, self.rows = loss, len(agreement)
-        self._agreement, self._likeness, self._scores = agreement, likeness, scores
+        # Equal texts must tie, whatever the last bits of their cosines are.
+        self._agreement, self._likeness, self._scores = agreement, np.round(likeness, 5), scores
 
     def metrics(self) -> dict[str, float]:
         """`spearman` and `agreement`."""
