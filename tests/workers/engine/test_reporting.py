@@ -158,7 +158,11 @@ def test_a_data_free_job_without_benchmark_still_gets_its_report(record: Record)
         for name, scale in (("before", 1.0), ("after", 0.5))
     }
     bare = Record(
-        {"name": "x", "seed": 0, "benchmark": None}, {**record.result, **sides, "verdict": []}, {}, [], {"encoder": [0, 1]}
+        {"name": "x", "seed": 0, "benchmark": None},
+        {**record.result, **sides, "verdict": []},
+        {},
+        [],
+        {"encoder": [0, 1]},
     )
     page = Page(render(bare))
     assert page.tags.count("svg") == 1

@@ -143,7 +143,9 @@ def save(kind: str, folder: Path) -> Path:
     found, config = KINDS[kind]()
     found.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "config.json").write_text(json.dumps({"model_type": kind, "vocab_size": found.get_vocab_size()}))
+    padding = next((found.token_to_id(token) for token in ("[PAD]", "<pad>") if token in found.get_vocab()), None)
+    network = {"model_type": kind, "vocab_size": found.get_vocab_size(), "pad_token_id": padding}
+    (folder / "config.json").write_text(json.dumps(network))
     return folder
 
 
