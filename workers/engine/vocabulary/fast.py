@@ -8,8 +8,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from workers.engine.failures import EngineError
+from workers.engine.tasks.row_task import load_tokenizer
 from workers.engine.vocabulary import models
-from workers.engine.vocabulary.texts import AutoEncoder, PlainEncoder, Text, load_tokenizer, strings_of
+from workers.engine.vocabulary.texts import AutoEncoder, PlainEncoder, Text, strings_of
 
 FILE = "tokenizer.json"
 
@@ -89,5 +90,5 @@ def words_of(backend: Tokenizer, string: str) -> set[str]:
     """What a tokenizer gives to its model, but for tokens that are set apart before."""
     normal = backend.normalizer.normalize_str(string) if backend.normalizer else string
     if backend.pre_tokenizer is None:
-        return {normal}
+        return {normal} - {""}
     return {word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normal)}

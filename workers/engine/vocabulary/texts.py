@@ -1,17 +1,17 @@
-"""Texts of a data set, each in the form in which its task hands it to a tokenizer."""
+"""Texts of a data set, each in the form in which its task or a user of the result hands it to a tokenizer."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from workers.engine.failures import EngineError
+from workers.engine.tasks.row_task import Row, load_tokenizer
 
 TOKENIZED_TOGETHER = 1000
 
@@ -32,8 +32,6 @@ class Words(list[str]):
 Text: TypeAlias = str | tuple[str, str] | Words
 """One text, Target among them; two that are encoded as a pair; or words."""
 
-Row: TypeAlias = dict[str, Any]
-
 
 def _text_or_pair(row: Row) -> list[Text]:
     pair = row.get("text_pair")
@@ -48,7 +46,7 @@ READERS: dict[str, Callable[[Row], list[Text]]] = {
     "text-classification": _text_or_pair,
     "question-answering": _question,
     "translation": lambda row: [row["source"], Target(row["target"])],
-    "token-classification": lambda row: [Words(row["tokens"])],
+    "token-classification": lambda row: [" ".join(row["tokens"]), Words(row["tokens"])],
     "causal-lm": lambda row: [row["text"]],
     "masked-lm": lambda row: [row["text"]],
     "sentence-embedding": lambda row: [row[key] for key in ("text", "text_pair") if row.get(key) is not None],
@@ -80,18 +78,11 @@ def strings_of(text: Text) -> Sequence[str]:
 
 
 def batches_of(texts: Iterable[Text]) -> Iterator[list[Any]]:
-    """The texts in order, in batches of one type: a tokenizer never takes pairs and single texts at once."""
-    for _, batch in groupby(enumerate(texts), key=lambda item: (item[0] // TOKENIZED_TOGETHER, type(item[1]))):
-        yield [text for _, text in batch]
-
-
-def load_tokenizer(folder: Path, **options: Any) -> Any:
-    """The tokenizer as the tasks load it. Raises EngineError TOKENIZER_UNUSABLE."""
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
-    except Exception as error:  # whatever the library raises, the files are what cannot be used
-        message = "the model's tokenizer files are missing or cannot be read; upload them with the model"
-        raise EngineError("TOKENIZER_UNUSABLE", message, blame="user") from error
+    """All texts, in batches of one type: a tokenizer never takes pairs and single texts at once."""
+    left = iter(texts)
+    while chunk := list(islice(left, TOKENIZED_TOGETHER)):
+        for kind in sorted({type(text) for text in chunk}, key=lambda kind: kind.__name__):
+            yield [text for text in chunk if type(text) is kind]
 
 
 class AutoEncoder:
@@ -103,7 +94,7 @@ class AutoEncoder:
 
     @cached_property
     def _spaced(self) -> Any:
-        return load_tokenizer(self._folder, add_prefix_space=True)
+        return AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False, add_prefix_space=True)
 
     def __call__(self, batch: list[Any]) -> list[list[int]]:
         """Ids of every text of a batch of one type; lists of words have two encodings."""

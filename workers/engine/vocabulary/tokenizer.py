@@ -48,11 +48,12 @@ class Files(Protocol):
 
 
 def cut_tokenizer(source: Path, target: Path, texts: Iterable[Text]) -> Tensor:
-    """Makes `target` the folder `source`, less weights and configs, with a tokenizer that knows what `texts` use.
+    """Makes the new folder `target` of `source`, less weights, with a tokenizer that knows only what `texts` use.
 
     Kept are tokens of the texts, whole as they are, all special and added ones, those that config and generation name,
     and what other texts fall back to: bytes, single characters, the unknown token. `texts` is read several times.
-    Returns the kept ids, int64 of (kept tokens,), ascending; a token's new id is its position there.
+    Returns the kept ids, int64 of (kept tokens,), ascending; a token's new id is its position there. The config.json of
+    `target` says only what a tokenizer's class is chosen by; the rest is for `cut_vocabulary` to change.
 
     Raises EngineError TOKENIZER_UNUSABLE for files that cannot be read or kinds that cannot be cut, VERIFICATION_FAILED
     where any text is not encoded as before.
