@@ -92,6 +92,7 @@ def in_own_process(arguments: argparse.Namespace, method: str, seed: int) -> dic
     if done.returncode:
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{method}, seed {seed}: {found}", file=sys.stderr, flush=True)
     return found
 
 

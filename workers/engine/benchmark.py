@@ -94,6 +94,8 @@ def size_of(network: PreTrainedModel) -> int:
 def count_flops(network: PreTrainedModel, sequence_length: int) -> int:
     """FLOPs of all matrix products for one sequence (a multiply-add is two), counted as they run."""
     shadow = replica(network)
+    # The counter cannot follow a parameter that is handed to a module as its input, unless it is frozen.
+    shadow.requires_grad_(False)
     shadow.set_attn_implementation("eager")
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:

@@ -87,6 +87,7 @@ def train(
     if not math.isfinite(best.loss):
         raise EngineError("DIVERGED", DIVERGED, blame="user")
     network.load_state_dict(weights)
+    network.zero_grad(set_to_none=True)
     network.eval()
     message = f"Epoch {best_epoch} of {course.epochs} was the best on validation (0 is before training)."
     reporter.event("training.best", message, epoch=best_epoch, score=best.score, loss=best.loss)

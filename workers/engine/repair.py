@@ -7,7 +7,7 @@ are those of the network as it is, so that attentions and feed-forward parts are
 each part to the inputs that the parts before it give after their cut was measured too: it overfits and does worse.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -30,7 +30,7 @@ IGNORED = -100
 def repair(
     network: PreTrainedModel,
     cuts: Sequence[tuple[Structure, list[Tensor]]],
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     damping: float = DAMPING,
 ) -> None:
     """Rewrites, in place, the projections that `cuts` are about to shorten; call it before `Structure.cut`.

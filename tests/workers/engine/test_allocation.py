@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from workers.engine.allocation import allocate, exact, n_of_m, nearest
+from workers.engine.allocation import above, allocate, blocks, exact, n_of_m, nearest
 
 CASES = [
     ([chance.randint(1, 40) for _ in range(chance.randint(1, 5))], chance.uniform(0.01, 0.99), seed)
@@ -81,3 +81,41 @@ def test_two_of_four_in_every_row_and_at_its_end() -> None:
         [False, False, True, True, True, True, False],
     ]
     assert bool(n_of_m(scores, 4, 4).all())
+
+
+@pytest.mark.parametrize("columns", [8, 16, 19])
+def test_four_of_eight_keeps_the_best_four_of_each_run(columns: int) -> None:
+    scores = torch.rand((5, columns), generator=torch.Generator().manual_seed(0))
+    mask = n_of_m(scores, 4, 8)
+    for values, kept in zip(scores.split(8, 1), mask.split(8, 1), strict=True):
+        assert kept.sum(1).tolist() == [min(4, kept.shape[1])] * 5
+        assert bool((values.masked_fill(~kept, 2.0).amin(1) > values.masked_fill(kept, -1.0).amax(1)).all())
+
+
+def test_above_a_threshold_and_never_nothing() -> None:
+    scores = torch.tensor([0.1, 0.5, 0.3, 0.4])
+    assert above(scores, 0.3).tolist() == [False, True, False, True]
+    assert above(scores, 0.9).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("ranked", [True, False])
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.7])
+def test_blocks_are_cut_whole_and_counted_exactly(share: float, ranked: bool) -> None:
+    chance = torch.Generator().manual_seed(0)
+    scores = [torch.rand(shape, generator=chance) for shape in ((8, 12), (6, 9))]
+    cut = []
+    for matrix, mask in zip(scores, blocks(scores, 4, share, ranked=ranked), strict=True):
+        assert mask.shape == matrix.shape
+        tiles = [tile for rows in mask.split(4, 0) for tile in rows.split(4, 1)]
+        assert all(bool(tile.all()) or not bool(tile.any()) for tile in tiles)
+        cut.append(sum(not bool(tile.any()) for tile in tiles))
+    assert sum(cut) == nearest(12 * share) if ranked else cut == [nearest(6 * share)] * 2
+
+
+def test_the_block_of_the_lowest_mean_goes_also_at_the_edge() -> None:
+    scores = torch.full((4, 6), 2.0)
+    scores[:2, 4:] = 1.0
+    scores[2:, :2] = torch.tensor([[0.0, 0.0], [0.0, 7.0]])
+    for columns in (6, 5):
+        (mask,) = blocks([scores[:, :columns]], 2, 1 / 6, ranked=False)
+        assert (~mask).nonzero().tolist() == [[row, column] for row in (0, 1) for column in range(4, columns)]

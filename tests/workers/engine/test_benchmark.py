@@ -17,6 +17,7 @@ from workers.engine.benchmark import (
     size_of,
 )
 from workers.engine.exporters import EXPORTERS
+from workers.engine.families import FAMILIES as KNOWN
 from workers.engine.replica import replica
 from workers.engine.tasks import TASKS
 
@@ -85,6 +86,33 @@ def test_flops_are_those_of_the_matrix_products(family: str, uneven: bool) -> No
         expected += 2 * 2 * length * hidden * width  # both halves of the feed-forward part
     expected += 2 * hidden * hidden + 2 * hidden * 3  # pooler or first layer of the head, and the classifier
     assert count_flops(tiny_network(family, uneven=uneven), length) == expected
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_flops_of_a_decoder_count_gates_shared_heads_and_words(uneven: bool) -> None:
+    shared, widths = ([2, 1], [20, 33]) if uneven else ([2, 2], [48, 48])
+    length, hidden = 10, 32
+    expected = 2 * length * hidden * 120  # the logits of every token
+    for kept, width in zip(shared, widths, strict=True):
+        inner = 2 * kept * 8
+        expected += 2 * 2 * length * hidden * inner  # query and output
+        expected += 2 * 2 * length * hidden * kept * 8  # key and value
+        expected += 2 * 2 * length * length * inner  # scores, and their product with the values
+        expected += 3 * 2 * length * hidden * width  # gate, up and down
+    assert count_flops(tiny_network("llama", uneven=uneven), length) == expected
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_every_family_is_smaller_and_cheaper_when_cut(family: str) -> None:
+    whole, pruned = tiny_network(family), tiny_network(family, uneven=True)
+    assert 0 < count_flops(pruned, 16) < count_flops(whole, 16)
+    assert size_of(pruned) < size_of(whole)
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "marian", "t5", "gpt2", "qwen3"])
+def test_memory_of_families_that_are_built_in_other_ways_can_be_measured(family: str, tmp_path: Path) -> None:
+    network = tiny_network(family, uneven=True, vocabulary=100_000)
+    assert peak_memory(network, make_bench(tmp_path, batch_sizes=[1])) > size_of(network) * 0.9
 
 
 def test_size_counts_the_bytes_of_the_dtype() -> None:

@@ -1,5 +1,6 @@
 """Whole jobs on tiny networks: from a folder to a folder."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -129,6 +130,93 @@ def test_a_job_without_data_and_its_twin_under_one_seed(tmp_path: Path) -> None:
         assert result["after"]["metrics"] == {}
         saved.append(load_file(tmp_path / name / "out" / "huggingface" / "model.safetensors"))
     assert all(torch.equal(value, saved[1][name]) for name, value in saved[0].items())
+
+
+def digest(folder: Path) -> str:
+    """Of the exported weights."""
+    return hashlib.sha256((folder / "out" / "huggingface_custom" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_two_runs_of_one_seed_give_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+    parts = {
+        "pruning": {
+            "cuts": [
+                {"structure": "attention_heads", "ratio": 0.5, "criterion": TAYLOR},
+                {"structure": "ffn_neurons", "ratio": 0.5, "repair": True, "criterion": {"kind": "movement"}},
+            ]
+        },
+        "finetuning": {"epochs": 1, "learning_rate": 1e-3, "distillation": {}},
+        "exports": ["huggingface_custom"],
+        "benchmark": None,
+    }
+    digests = []
+    for name, seed in (("one", 7), ("two", 7), ("three", 8)):
+        run(tmp_path / name, spec_of(**parts, seed=seed))
+        digests.append(digest(tmp_path / name))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def labels_in(row: dict[str, Any]) -> list[str]:
+    """One or two."""
+    return [("bad", "good")[row["label"]]] + ["film"] * ("film" in row["text"].split())
+
+
+def test_rows_of_several_labels(tmp_path: Path) -> None:
+    dataset = tiny_dataset(tmp_path / "in" / "dataset")
+    for file in dataset.glob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        several = [{"text": row["text"], "labels": labels_in(row)} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in several))
+    spec = spec_of(
+        baseline={"epochs": 25, "learning_rate": 3e-3, "batch_size": 16},
+        pruning={"cuts": [{"structure": "ffn_neurons", "ratio": 0.5, "criterion": TAYLOR}]},
+        finetuning={"epochs": 1, "learning_rate": 1e-3, "distillation": {}},
+        benchmark=None,
+    )
+    result, _ = run(tmp_path, spec, head=False, data=False)
+    assert result["model"]["facts"]["labels"] == ["bad", "film", "good"]
+    assert result["after"]["metrics"]["accuracy"]["value"] > 0.9, "the commonest set is right in 0.3"
+    config = json.loads((tmp_path / "out" / "huggingface" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+
+
+def test_the_vocabulary_goes_without_a_trace_in_the_figures(tmp_path: Path) -> None:
+    spec = spec_of(pruning={"cuts": [{"structure": "vocabulary"}]}, exports=["huggingface", "onnx"])
+    result, _ = run(tmp_path, spec)
+    assert result["before"]["metrics"] == result["after"]["metrics"] != {}
+    assert result["after"]["parameters"] < result["before"]["parameters"]
+    out = tmp_path / "out" / "huggingface"
+    saved = load_file(out / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    config = json.loads((out / "config.json").read_text())
+    assert config["vocab_size"] == len(saved) < 120
+    assert {row["runtime"] for row in result["after"]["latency"]} == {"torch", "onnxruntime"}
+
+
+def test_half_of_the_flops_are_left(tmp_path: Path) -> None:
+    spec = spec_of(
+        pruning={"target": {"metric": "flops", "ratio": 0.5, "samples": 64}},
+        exports=["huggingface_custom"],
+        benchmark=None,
+    )
+    result, lines = run(tmp_path, spec)
+    before, after = (result[side]["structure"] for side in ("before", "after"))
+    assert sum(after["ffn_width"]) < sum(before["ffn_width"])
+    assert sum(after["attention_heads"]) <= sum(before["attention_heads"])
+    assert after["layers"] == before["layers"]
+    assert 0.4 < result["after"]["flops"] / result["before"]["flops"] < 0.65
+    assert {line["data"]["structure"] for line in lines if line["type"] == "event" and "structure" in line["data"]} == {
+        "attention_heads",
+        "ffn_neurons",
+    }
+
+
+def test_two_of_four_weights_by_second_order(tmp_path: Path) -> None:
+    cut = {"structure": "weights", "pattern": "2:4", "criterion": {"kind": "second_order", "samples": 64}}
+    run(tmp_path, spec_of(pruning={"cuts": [cut]}, benchmark=None))
+    tensors = load_file(tmp_path / "out" / "huggingface" / "model.safetensors")
+    weights = [value for name, value in tensors.items() if ".layer." in name and value.dim() == 2]
+    assert len(weights) == 12
+    assert all(bool(((weight.view(-1, 4) != 0).sum(1) == 2).all()) for weight in weights)
 
 
 def test_rounds_add_up() -> None:

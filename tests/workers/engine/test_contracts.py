@@ -38,11 +38,12 @@ def one_thread() -> None:
 
 
 def halves(network: PreTrainedModel, structure: str) -> list[Tensor]:
-    """Random masks that keep about half of every group: its last unit, and never its first."""
+    """Random masks that keep half of every group: sizes that a stock config can express, where it can express any."""
     chance = torch.Generator().manual_seed(2)
-    masks = [torch.rand(group.units, generator=chance) < 0.5 for group in STRUCTURES[structure].groups(network)]
-    for mask in masks:
-        mask[0], mask[-1] = False, True
+    masks = []
+    for group in STRUCTURES[structure].groups(network):
+        order = torch.randperm(group.units, generator=chance)
+        masks.append(torch.isin(torch.arange(group.units), order[: group.units // 2]))
     return masks
 
 

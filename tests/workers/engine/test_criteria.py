@@ -1,5 +1,9 @@
 """Contract of every criterion, over the registry: ratio, determinism, and better than chance where it must be."""
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from service.specs import CRITERIA_OF, Cut
+import workers
+from service.ids import new_id
+from service.specs import CRITERIA_OF, Cut, JobSpec
 from tests.workers.engine.tiny import tiny_network
 from workers.engine.criteria import CRITERIA
+from workers.engine.evaluation import Unmeasured
 from workers.engine.failures import EngineError
 from workers.engine.families import family_of
 from workers.engine.reporter import Reporter
@@ -23,15 +30,15 @@ from workers.engine.structures.structure import Gate, gated
 from workers.engine.structures.weights import linears_of
 from workers.engine.subject import Anatomy, Subject
 from workers.engine.surgery import METHODS, Theatre, apply_cut, score
+from workers.engine.work import Work
 
-TRAINING = ("movement", "regularization")
 PAIRS = [
     (kind, structure)
     for structure, kinds in sorted(CRITERIA_OF.items())
     for kind in sorted(kinds)
-    if kind not in TRAINING and not (structure == "weights" and kind in METHODS)
+    if not (structure == "weights" and kind in METHODS)
 ]
-"""Criteria that score without training; those that solve blocks have tests of their own."""
+"""Criteria that score; those that solve single weights block by block are told apart below."""
 
 
 class Rows:
@@ -55,6 +62,26 @@ class Rows:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         return functional.cross_entropy(network(**inputs).logits, batch["labels"])
 
+    def rows(self, split: str) -> int:
+        return 24
+
+    def batches(self, split: str, batch_size: int, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
+        return self.sample(24, batch_size)
+
+    def validate(self, network: PreTrainedModel) -> Unmeasured:
+        return Unmeasured(1.0, 24)
+
+
+class Pulling(Rows):
+    """A task that is solved best where every second neuron or head is zero."""
+
+    def __init__(self, structure: str) -> None:
+        self.structure = structure
+
+    def loss(self, network: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+        groups = STRUCTURES[self.structure].groups(network)
+        return torch.stack([group.sums(torch.square)[1::2].sum() for group in groups]).sum()
+
 
 class Silent:
     """Where nobody reads the report lines."""
@@ -75,7 +102,15 @@ def subject_of(network: PreTrainedModel, anatomy: Anatomy | None = None, task: A
 
 
 def theatre() -> Theatre:
-    work: Any = None
+    order = {
+        "name": "tiny",
+        "model_id": new_id("mdl"),
+        "task": "text-classification",
+        "pruning": {"cuts": [cut_of("random", "weights")]},
+        "finetuning": {"epochs": 1, "learning_rate": 1e-3, "batch_size": 8},
+    }
+    work = Work(Path(), JobSpec.model_validate(order), torch.device("cpu"), bfloat16=False)
+    torch.manual_seed(work.spec.seed)
     return Theatre(work, Reporter(Silent()), torch.Generator().manual_seed(3))  # type: ignore[arg-type]
 
 
@@ -108,12 +143,39 @@ def test_the_ratio_is_kept_and_the_seed_decides(kind: str, structure: str, scope
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
-@pytest.mark.parametrize(("kind", "structure"), [pair for pair in PAIRS if pair[0] != "random"])
+@pytest.mark.parametrize(("kind", "structure"), [pair for pair in PAIRS if pair[0] not in ("random", "movement")])
 def test_useless_units_are_found_and_chance_does_not_find_them(kind: str, structure: str) -> None:
     network = tiny_network("bert")
     useless = make_useless(network, structure)
     assert found_share(scores_of(network, kind, structure), useless) >= (0.95 if structure == "weights" else 1.0)
     assert found_share(scores_of(network, "random", structure), useless) < 0.9
+
+
+@pytest.mark.parametrize("structure", ["attention_heads", "ffn_neurons"])
+def test_what_training_pulls_to_zero_moves_and_chance_does_not_find_it(structure: str) -> None:
+    network = tiny_network("bert")
+    pulled = [torch.arange(group.units) % 2 == 1 for group in STRUCTURES[structure].groups(network)]
+    assert found_share(scores_of(network, "movement", structure, Pulling(structure)), pulled) == 1.0
+    assert found_share(scores_of(network, "random", structure), pulled) < 0.9
+
+
+@pytest.mark.parametrize("kind", sorted(METHODS))
+def test_solvers_of_single_weights_cut_what_reads_nothing(kind: str) -> None:
+    solved, chance = tiny_network("bert"), tiny_network("bert")
+    useless = make_useless(solved, "ffn_neurons")
+    make_useless(chance, "ffn_neurons")
+    apply(solved, cut_of(kind, "weights"))
+    apply(chance, cut_of("random", "weights"))
+    shares = [zero_share(network, useless) for network in (solved, chance)]
+    assert shares[0] > 0.99
+    assert shares[1] < 0.6
+
+
+def zero_share(network: PreTrainedModel, useless: list[Tensor]) -> float:
+    """How many of the last projections' weights that read a useless neuron are zero."""
+    layers = family_of(network).layers(network)
+    columns = [weight_of(layer.ffn_out)[:, mask] for layer, mask in zip(layers, useless, strict=True)]
+    return float((torch.cat(columns, dim=1) == 0).float().mean())
 
 
 def found_share(scores: list[Tensor], useless: list[Tensor]) -> float:
@@ -222,3 +284,68 @@ def test_a_broken_network_is_refused() -> None:
     with pytest.raises(EngineError) as caught:
         apply(network, cut_of("taylor", "ffn_neurons"))
     assert caught.value.code == "NOT_FINITE"
+
+
+TOY_SPEC = """
+class Alphabetical(Part):
+    kind: Literal["alphabetical"]
+
+
+Criterion: TypeAlias = Annotated[
+    Alphabetical | """
+TOY_FILE = """
+import torch
+from torch import Tensor
+
+from workers.engine.criteria.criterion import Criterion
+
+
+class Alphabetical(Criterion):
+    def scores(self) -> list[Tensor]:
+        return [torch.arange(group.units, dtype=torch.float) for group in self.groups]
+"""
+TOY_RUN = """
+import sys
+import service, workers
+from service.specs import CRITERIA_OF
+from tests.workers.engine.test_criteria import apply, cut_of, tiny_network, family_of, weight_of
+
+assert workers.__file__.startswith(sys.argv[1]) and service.__file__.startswith(sys.argv[1]), workers.__file__
+network = tiny_network("bert")
+last = weight_of(family_of(network).layers(network)[0].ffn_in[0])[24:].clone()
+print(apply(network, cut_of("alphabetical", "ffn_neurons"))["removed"])
+print(bool((weight_of(family_of(network).layers(network)[0].ffn_in[0]) == last).all()))
+"""
+
+
+def insert(file: Path, before: str, text: str) -> None:
+    """Puts `text` in front of `before`, which is there once."""
+    source = file.read_text()
+    assert source.count(before) == 1
+    file.write_text(source.replace(before, text + before))
+
+
+def test_a_criterion_is_a_spec_class_a_file_and_a_line(tmp_path: Path) -> None:
+    root = Path(workers.__file__).parents[1]
+    for name in ("service", "workers", "tests"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    specs = tmp_path / "service" / "specs" / "criteria.py"
+    union = "Criterion: TypeAlias = Annotated[\n    "
+    specs.write_text(specs.read_text().replace(union, TOY_SPEC.lstrip(), 1))
+    insert(specs, '"magnitude", "gradient", "taylor", "fisher", "random"}', '"alphabetical", ')
+    criteria = tmp_path / "workers" / "engine" / "criteria"
+    (criteria / "alphabetical.py").write_text(TOY_FILE)
+    insert(
+        criteria / "__init__.py",
+        "from workers.engine.criteria.criterion import",
+        "from workers.engine.criteria.alphabetical import Alphabetical\n",
+    )
+    insert(criteria / "__init__.py", '    "magnitude": Magnitude', '    "alphabetical": Alphabetical,\n')
+    run = subprocess.run(
+        [sys.executable, "-c", TOY_RUN, str(tmp_path)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.split() == ["48", "True"], run.stderr

@@ -67,3 +67,77 @@ def test_a_custom_form_carries_any_widths(family: str, tmp_path: Path) -> None:
     again = load_network(tmp_path, task.auto).eval()
     again.set_attn_implementation("eager")
     assert torch.allclose(logits(again, inputs), logits(network, inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "name"), PAIRS)
+def test_an_open_gate_changes_nothing_and_has_a_gradient_per_row(family: str, name: str) -> None:
+    network, structure = tiny_network(family), STRUCTURES[name]
+    inputs = tiny_inputs(network)
+    whole = logits(network, inputs)
+    gates = [Gate(torch.ones(group.units), learn=True) for group in structure.groups(network)]
+    with gated(network, structure, gates):
+        found = network(**inputs).logits
+        assert torch.allclose(found, whole, atol=1e-5)
+        found.square().sum().backward()
+    rows = 1 if name == "weights" else 3
+    for gate, group in zip(gates, structure.groups(network), strict=True):
+        assert gate.gradients.shape == (rows, group.units)
+        assert bool(gate.gradients.any())
+
+
+@pytest.mark.parametrize("family", ["bert", "t5", "gpt2"])
+@pytest.mark.parametrize("name", ["attention_heads", "ffn_neurons", "layers", "hidden_size"])
+def test_the_gradient_of_a_row_is_that_of_the_row_alone(family: str, name: str) -> None:
+    network, structure = tiny_network(family), STRUCTURES[name]
+    inputs = tiny_inputs(network)
+    alone = {key: value[1:2] for key, value in inputs.items()}
+    gates = [Gate(torch.ones(group.units), learn=True) for group in structure.groups(network)]
+    with gated(network, structure, gates):
+        network(**inputs).logits[..., 0].sum().backward()
+        together = [gate.gradients for gate in gates]
+        network(**alone).logits[..., 0].sum().backward()
+    for gate, rows in zip(gates, together, strict=True):
+        assert torch.allclose(gate.gradients[0], rows[1], atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "name"), PAIRS)
+def test_groups_own_runs_of_their_parameters_and_keep_their_keys(family: str, name: str) -> None:
+    groups = STRUCTURES[name].groups(tiny_network(family))
+    for group in groups:
+        assert all(
+            part.parameter.shape[part.dim] % (group.units * part.fused) == 0
+            or part.unit is not None
+            or part.parameter.numel() == group.units
+            for part in group.parts
+        )
+        assert group.totals(torch.ones_like).sum() == sum(part.parameter.numel() for part in group.parts)
+    keys = [(group.key, group.layer) for group in groups]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_decoder_of_an_encoder_decoder_loses_heads_of_both_attentions() -> None:
+    places = [(g.stack, g.layer, g.place) for g in STRUCTURES["attention_heads"].groups(tiny_network("bart"))]
+    decoder = [("decoder", layer, place) for layer in (0, 1) for place in ("self_attn", "encoder_attn")]
+    assert places == [("encoder", 0, "self_attn"), ("encoder", 1, "self_attn"), *decoder]
+
+
+def test_shared_key_value_heads_go_with_all_that_read_them() -> None:
+    network = tiny_network("llama")
+    groups = STRUCTURES["attention_heads"].groups(network)
+    assert [group.units for group in groups] == [2, 2]
+    STRUCTURES["attention_heads"].cut(network, [torch.tensor([True, False]), torch.tensor([False, True])])
+    sizes = structure_of(network)
+    assert (sizes["attention_heads"], sizes["key_value_heads"]) == ([2, 2], [1, 1])
+
+
+def test_layers_that_are_one_set_of_weights_cannot_be_dropped() -> None:
+    assert STRUCTURES["layers"].groups(tiny_network("albert")) == []
+
+
+@pytest.mark.parametrize("family", NAMES)
+def test_hidden_size_narrows_the_stream_and_leaves_heads_and_neurons(family: str) -> None:
+    network = tiny_network(family)
+    before = structure_of(network)
+    STRUCTURES["hidden_size"].cut(network, [torch.arange(32) % 4 > 0])
+    assert structure_of(network) == before | {"hidden_size": 24}
+    assert bool(logits(network, tiny_inputs(network)).isfinite().all())

@@ -29,6 +29,11 @@ def test_agreement_counts_only_clear_rows() -> None:
     assert verify.agreement(clear_one_flips, expected) == 0.5
 
 
+def test_tokens_are_rows_and_outputs_of_different_widths_are_single_values() -> None:
+    assert verify.as_rows([np.zeros((2, 5, 7)), np.ones((3, 4, 7))]).shape == (2 * 5 + 3 * 4, 7)
+    assert verify.as_rows([np.zeros((2, 5)), np.ones((2, 5)), np.zeros((3, 4))]).shape == (10 + 10 + 12, 1)
+
+
 @pytest.mark.parametrize("script", [verify, memory])
 def test_scripts_import_nothing_of_ours(script: object) -> None:
     allowed = {"torch", "transformers", "onnxruntime", "safetensors", "numpy"} | set(sys.stdlib_module_names)

@@ -136,8 +136,8 @@ class _Surgeon:
         run = slice(unit * self.size, (unit + 1) * self.size)
         block = torch.linalg.inv(self.inverse[run, run])
         step = block @ self.inverse[run]
-        self.root -= self.root[:, run] @ step
-        self.inverse -= self.inverse[:, run].clone() @ step
+        self.root.addmm_(self.root[:, run].clone(), step, alpha=-1)
+        self.inverse.addmm_(self.inverse[:, run].clone(), step, alpha=-1)
         self.root[:, run] = 0
         self.inverse[run], self.inverse[:, run] = 0, 0
         self.inverse[run, run] = torch.eye(self.size, device=self.inverse.device)

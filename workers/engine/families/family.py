@@ -67,6 +67,8 @@ class Family:
     """Key of the length of the position table; None where positions are relative, without end."""
     computes_positions: bool = False
     """Whether a table of positions is made from the config and not saved, so that no feature of it can be dropped."""
+    heads_divide_hidden: bool = False
+    """Whether a config is refused unless its heads divide the hidden size, though it says how wide a head is."""
     shares_layers: bool = False
     """Whether all layers are one set of weights, so that none can be dropped."""
 

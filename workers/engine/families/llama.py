@@ -25,7 +25,13 @@ STACK = Stack(
 
 
 def _family(model_type: str) -> Family:
-    return Family(model_type, (STACK,), head_width_key="head_dim", key_value_heads_key="num_key_value_heads")
+    return Family(
+        model_type,
+        (STACK,),
+        head_width_key="head_dim",
+        key_value_heads_key="num_key_value_heads",
+        heads_divide_hidden=model_type == "llama",
+    )
 
 
 LLAMA, MISTRAL, QWEN2, QWEN3 = (_family(name) for name in ("llama", "mistral", "qwen2", "qwen3"))

@@ -122,6 +122,10 @@ def _uniform_sizes(network: PreTrainedModel) -> dict[str, Any]:
         ]
         heads |= _single(key, [columns_of(attention.output) // width for attention in attentions])
     uniform = len(heads) == len({side.stack.heads_key for side in sides})
+    if family.heads_divide_hidden:
+        counts = heads.values() if uniform else [int(getattr(network.config, side.stack.heads_key)) for side in sides]
+        if any(hidden % count for count in counts):
+            return sizes | {str(family.head_width_key): width}
     if family.head_width_key is not None:
         sizes |= {family.hidden_key: hidden, family.head_width_key: width}
         if uniform and family.key_value_heads_key is not None:
