@@ -123,6 +123,11 @@ class Pruning(Part):
     target: Target | None = None
     schedule: Schedule = OneShot(kind="one_shot")
 
+    @property
+    def zeroes_weights(self) -> bool:
+        """Whether single weights are set to zero, which training has to leave there."""
+        return any(cut.structure == "weights" for cut in self.cuts)
+
     @model_validator(mode="after")
     def _cuts_or_target(self) -> Self:
         if bool(self.cuts) == (self.target is not None):

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-def nearest(number: float) -> int:
-    """The nearest integer, halves upwards; what 0.1 + 0.2 and the like leave below a half counts as a half."""
-    return math.floor(number + 0.5 + 1e-9)
+from workers.engine.rounding import nearest
 
 
 def allocate(

@@ -20,8 +20,6 @@ from workers.engine.tasks import TASKS, Task
 from workers.engine.verification import verify
 from workers.engine.work import Work, load, prepare, round_weights
 
-DEFAULT_LENGTH = 128
-
 
 def compress(folder: Path, spec: JobSpec, reporter: Reporter, max_threads: int | None) -> dict[str, Any]:
     """Runs one job in `folder`; writes `out/` and returns the result, all of it JSON values."""
@@ -84,7 +82,7 @@ def prune(subject: Subject, work: Work, reporter: Reporter) -> list[dict[str, An
                 epochs,
                 spec.seed + number,
                 work.bfloat16,
-                sparse=any(cut.structure == "weights" for cut in spec.pruning.cuts),
+                sparse=spec.pruning.zeroes_weights,
                 distillation=spec.finetuning.distillation,
                 penalty=None if pull is None else regularizer(subject.network, pull),
                 first_step=step,
@@ -98,13 +96,13 @@ def reach_target(subject: Subject, target: Target, share: float, theatre: Theatr
     spec, network, task = theatre.work.spec, subject.network, subject.task
     assert task is not None  # the door refuses a target without a data set
     theatre.reporter.phase("analyzing")
-    tokens = min(spec.max_length or DEFAULT_LENGTH, family_of(network).longest(network))
+    tokens = theatre.work.settings(network).max_length
     whole = Bill(target.metric, tokens).total(subject.teacher)
     uniform = "huggingface" in spec.exports
     if uniform:
         message = "The same number of heads and neurons goes in every layer, as the export huggingface needs."
         theatre.reporter.warning("UNIFORM_BUDGET", message + " huggingface_custom would keep the best of each layer.")
-    kinds = STRUCTURES_CUT if not uniform or family_of(network).head_width_key else ("ffn_neurons",)
+    kinds = STRUCTURES_CUT if not uniform or family_of(network).facts.head_width else ("ffn_neurons",)
     left = whole * (1 - (1 - target.ratio) * share)
     cut = prune_units(
         network, task, target, left, tokens, uniform=uniform, structures=kinds, advance=theatre.reporter.advance

@@ -12,10 +12,9 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from workers.engine.failures import EngineError
-from workers.engine.slicing import columns_of, matrix_of
+from workers.engine.slicing import columns_of, matrix_of, projections_in
 from workers.engine.solvers.sparsegpt import refit, sparsegpt
 from workers.engine.solvers.wanda import keep_mask, wanda_scores
 
@@ -38,13 +37,17 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
-class Wanda:
-    """Cuts by activation (Sun et al., 2024); what stays is refitted by least squares, or left as it is at 0 steps."""
+class Refitted:
+    """What methods share: how much is cut, and in how many steps what stays is refitted by least squares (0: not)."""
 
     share: float = 0.5
     pattern: tuple[int, int] | None = None
     side: int | None = None
     refit_steps: int = 10
+
+
+class Wanda(Refitted):
+    """Cuts by activation (Sun et al., 2024)."""
 
     @property
     def pairs(self) -> bool:
@@ -58,14 +61,8 @@ class Wanda:
         return refit(cut, weight, statistic, steps=self.refit_steps) if self.pairs else cut
 
 
-@dataclass(frozen=True)
-class SparseGpt:
-    """Cuts by second order (Frantar and Alistarh, 2023), then refits all that stays, unless at 0 steps."""
-
-    share: float = 0.5
-    pattern: tuple[int, int] | None = None
-    side: int | None = None
-    refit_steps: int = 10
+class SparseGpt(Refitted):
+    """Cuts by second order (Frantar and Alistarh, 2023)."""
 
     @property
     def pairs(self) -> bool:
@@ -99,7 +96,7 @@ def prune_blocks(
     masks = [batch.get("attention_mask") for batch in batches]
     for number, block in enumerate(blocks):
         run = BlockRun(block, states, calls[number], masks, bfloat16)
-        dtypes = {linear: matrix_of(linear).dtype for linear in linears_of(block)}
+        dtypes = {linear: matrix_of(linear).dtype for linear in projections_in(block)}
         with in_float32(block):
             stages = run.stages()
             for place, stage in enumerate(stages, start=1):
@@ -111,11 +108,6 @@ def prune_blocks(
                 progress((number + place / len(stages)) / len(blocks))
             if number + 1 < len(blocks):
                 run.advance()
-
-
-def linears_of(block: nn.Module) -> list[nn.Module]:
-    """Every Linear and Conv1D in a block, in the order of their names."""
-    return [module for module in block.modules() if isinstance(module, nn.Linear | Conv1D)]
 
 
 class _Stop(Exception):
@@ -200,7 +192,7 @@ class BlockRun:
             else:
                 stage.append(linear)
 
-        linears = linears_of(self.block)
+        linears = projections_in(self.block)
         handles = [linear.register_forward_pre_hook(see) for linear in linears]
         try:
             self._call(0)

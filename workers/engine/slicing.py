@@ -7,6 +7,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
+def projections_in(module: nn.Module) -> list[nn.Module]:
+    """Every Linear and Conv1D in a module, in the order of their names."""
+    return [part for part in module.modules() if isinstance(part, nn.Linear | Conv1D)]
+
+
 def row_dim(module: nn.Module) -> int:
     """The dimension of the weight that belongs to outputs; GPT-2's Conv1D stores inputs first."""
     return 1 if isinstance(module, Conv1D) else 0

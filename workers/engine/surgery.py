@@ -6,30 +6,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from service.specs import DATA_CRITERIA, N_OF_M, Cut
 from workers.engine import allocation
 from workers.engine.criteria import CRITERIA
 from workers.engine.criteria.criterion import Criterion
-from workers.engine.failures import EngineError
 from workers.engine.families import family_of
 from workers.engine.layerwise import Method, SparseGpt, Wanda, prune_blocks
 from workers.engine.recovery import TRAINING_COST, Course, train
 from workers.engine.repair import repair
 from workers.engine.replica import replica
 from workers.engine.reporter import Reporter
+from workers.engine.rounding import nearest
+from workers.engine.scoring import BATCH, finite, read_rows
 from workers.engine.slicing import by_input, weight_of
 from workers.engine.structures import STRUCTURES
 from workers.engine.structures.structure import Group
 from workers.engine.structures.weights import linears_of
 from workers.engine.subject import Subject
 from workers.engine.tasks import TASKS, Batch, Task
-from workers.engine.tasks.task import INPUTS
+from workers.engine.tasks.task import inputs_in
 from workers.engine.vocabulary import cut_tokenizer, cut_vocabulary, texts_of
 from workers.engine.work import Work
 
-SCORING_BATCH = 32
 CALIBRATION_ROWS = 512
 METHODS: dict[str, Callable[..., Method]] = {"activation": Wanda, "second_order": SparseGpt}
 """How single weights are solved block by block, by criterion."""
@@ -98,7 +97,7 @@ def _cut_units(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> tu
 def calibration(task: Task, cut: Cut) -> list[Batch]:
     """Rows for what is solved from them: as many as the criterion reads, or its usual number."""
     samples = getattr(cut.criterion, "samples", CALIBRATION_ROWS)
-    return list(task.sample(task.sample_size(samples), SCORING_BATCH))
+    return list(task.sample(task.sample_size(samples), BATCH))
 
 
 def _cut_blocks(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> tuple[int, int]:
@@ -108,10 +107,7 @@ def _cut_blocks(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> t
     pattern = N_OF_M.get(cut.pattern or "")
     side = cut.block_size if cut.pattern == "block" else None
     method = METHODS[cut.kind](share=share, pattern=pattern, side=side)
-    rows = [
-        {name: value.to(network.device) for name, value in batch.items() if name in INPUTS}
-        for batch in calibration(task, cut)
-    ]
+    rows = [inputs_in(batch, network) for batch in calibration(task, cut)]
     removed = of = 0
     for stack in family_of(network).sides(network):
         if cut.stack in (None, stack.stack.name):
@@ -150,9 +146,8 @@ def _allocate_weights(cut: Cut, share: float, groups: list[Group], scores: list[
     if cut.pattern == "block":
         keep = allocation.blocks(tables, cut.block_size, share, ranked=cut.scope == "global")
     else:
-        n, m = N_OF_M[cut.pattern]
-        kept = m - allocation.nearest(m * share * n / (m - n))
-        keep = [allocation.n_of_m(table, kept, m) for table in tables]
+        _, m = N_OF_M[cut.pattern]
+        keep = [allocation.n_of_m(table, m - nearest(m * share), m) for table in tables]
     return [by_input(linear, mask).flatten() for linear, mask in zip(linears, keep, strict=True)]
 
 
@@ -168,31 +163,8 @@ def score(subject: Subject, criterion: Criterion, groups: list[Group], theatre: 
         if criterion.needs == "training":
             _learn(subject, criterion, theatre)
         else:
-            _read(network, criterion, task, theatre.reporter)
-    scores = criterion.scores()
-    if not all(bool(values.isfinite().all()) for values in scores):
-        raise EngineError("NOT_FINITE", "the network's scores are not finite: its weights are broken", blame="user")
-    return scores
-
-
-def _read(network: PreTrainedModel, criterion: Criterion, task: Task, reporter: Reporter) -> None:
-    network.eval()
-    # A gate's gradient does not need those of the weights, which are a third of the work.
-    network.requires_grad_(criterion.needs == "gradients")
-    samples, seen = task.sample_size(getattr(criterion.spec, "samples", 0)), 0
-    for batch in task.sample(samples, SCORING_BATCH):
-        rows = task.size(batch)
-        network.zero_grad(set_to_none=True)
-        with torch.set_grad_enabled(criterion.needs != "activations"):
-            # The sum over rows, so that what reaches a row's gates is that row's own gradient.
-            loss = task.loss(network, batch) * rows
-        if loss.requires_grad:
-            loss.backward()
-        seen += rows
-        criterion.advance(seen / samples)
-        reporter.advance(TRAINING_COST * rows)
-    network.requires_grad_(True)
-    network.zero_grad(set_to_none=True)
+            read_rows(network, [criterion], task, getattr(criterion.spec, "samples", 0), theatre.reporter.advance)
+    return finite(criterion.scores())
 
 
 def _learn(subject: Subject, criterion: Criterion, theatre: Theatre) -> None:
@@ -206,7 +178,7 @@ def _learn(subject: Subject, criterion: Criterion, theatre: Theatre) -> None:
         getattr(criterion.spec, "epochs", 1),
         spec.seed,
         theatre.work.bfloat16,
-        sparse=any(cut.structure == "weights" for cut in spec.pruning.cuts),
+        sparse=spec.pruning.zeroes_weights,
         penalty=criterion.extra_loss,
         observe=criterion.advance,
         keep_last=True,

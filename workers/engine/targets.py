@@ -13,15 +13,13 @@ from workers.engine.budget import solve, solve_uniform
 from workers.engine.criteria.second_order import SecondOrder
 from workers.engine.failures import EngineError
 from workers.engine.repair import repair
+from workers.engine.scoring import BATCH, finite, read_rows
 from workers.engine.slicing import columns_of
 from workers.engine.structures import STRUCTURES
 from workers.engine.structures.structure import Group
 from workers.engine.tasks import Task
 
 STRUCTURES_CUT = ("attention_heads", "ffn_neurons")
-BATCH = 32
-PASSES = 4
-"""What reading a row costs in forward passes: one with a backward of twice its work, and one for the repair."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +103,7 @@ def second_order_scores(
     spec = SecondOrderSpec(kind="second_order", samples=samples)
     generator = torch.Generator()  # the method leaves nothing to chance
     criteria = [SecondOrder(spec, STRUCTURES[name], generator) for name in STRUCTURES_CUT]
-    network.train(False)
-    network.requires_grad_(False)
     for name, criterion in zip(STRUCTURES_CUT, criteria, strict=True):
         criterion.attach(network, STRUCTURES[name].groups(network))
-    for batch in task.sample(task.sample_size(samples), BATCH):
-        rows = task.size(batch)
-        (task.loss(network, batch) * rows).backward()
-        advance((PASSES - 1) * rows)
-    network.requires_grad_(True)
-    scores = [values for criterion in criteria for values in criterion.scores()]
-    if not all(bool(values.isfinite().all()) for values in scores):
-        raise EngineError("NOT_FINITE", "the network's scores are not finite: its weights are broken", blame="user")
-    return scores
+    read_rows(network, criteria, task, samples, advance)
+    return finite([values for criterion in criteria for values in criterion.scores()])

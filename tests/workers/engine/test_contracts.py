@@ -5,12 +5,11 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from service import catalog
 from service.specs import CRITERIA_OF, ExportName, StructureName, TaskName
-from tests.workers.engine.tiny import logits, task_of, tiny_inputs, tiny_network
+from tests.workers.engine.tiny import PAIRS, halves, logits, task_of, tiny_inputs, tiny_network
 from workers.engine.criteria import CRITERIA
 from workers.engine.exporters import EXPORTERS
 from workers.engine.families import FAMILIES
@@ -20,12 +19,6 @@ from workers.engine.structures.structure import Gate, gated
 from workers.engine.tasks import TASKS
 from workers.engine.verification import comparison, run_comparisons
 
-PAIRS = [
-    (family, structure)
-    for family in FAMILIES
-    for structure in STRUCTURES
-    if structure != "layers" or not FAMILIES[family].shares_layers
-]
 NARROW = ("attention_heads", "ffn_neurons")
 """The cut that every family is exported to ONNX with."""
 Reports = dict[tuple[str, str, str], dict[str, Any]]
@@ -35,16 +28,6 @@ Reports = dict[tuple[str, str, str], dict[str, Any]]
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def halves(network: PreTrainedModel, structure: str) -> list[Tensor]:
-    """Random masks that keep half of every group: sizes that a stock config can express, where it can express any."""
-    chance = torch.Generator().manual_seed(2)
-    masks = []
-    for group in STRUCTURES[structure].groups(network):
-        order = torch.randperm(group.units, generator=chance)
-        masks.append(torch.isin(torch.arange(group.units), order[: group.units // 2]))
-    return masks
 
 
 def cut(network: PreTrainedModel, structure: str) -> None:

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from workers.engine.failures import EngineError
-from workers.engine.layerwise import BlockRun, Method, SparseGpt, Wanda, first_inputs, linears_of, prune_blocks
-from workers.engine.slicing import matrix_of
+from workers.engine.layerwise import BlockRun, Method, SparseGpt, Wanda, first_inputs, prune_blocks
+from workers.engine.slicing import matrix_of, projections_in
 from workers.engine.solvers.wanda import keep_mask, wanda_scores
 
 KINDS = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "bloom")
@@ -87,7 +87,7 @@ def test_every_matrix_of_every_block_loses_its_half(kind: str, method: Method) -
     network.train()
     head = network.get_output_embeddings().weight.clone()
     told = prune(network, blocks, method)
-    for linear in (linear for block in blocks for linear in linears_of(block)):
+    for linear in (linear for block in blocks for linear in projections_in(block)):
         assert int((matrix_of(linear) == 0).sum()) * 2 == matrix_of(linear).numel()
         assert matrix_of(linear).isfinite().all()
     assert torch.equal(head, network.get_output_embeddings().weight)
@@ -100,7 +100,7 @@ def test_every_matrix_of_every_block_loses_its_half(kind: str, method: Method) -
 def test_two_of_four_run_along_the_inputs(kind: str) -> None:
     network, blocks = causal(kind)
     prune(network, blocks, SparseGpt(pattern=(2, 4)))
-    for linear in (linear for block in blocks for linear in linears_of(block)):
+    for linear in (linear for block in blocks for linear in projections_in(block)):
         assert ((matrix_of(linear) != 0).unflatten(1, (-1, 4)).sum(-1) == 2).all()
 
 
@@ -167,7 +167,7 @@ def test_padding_does_not_count(pairs: bool) -> None:
             )
             for batches in (texts(), padded)
         )
-        for linear in linears_of(blocks[0]):
+        for linear in projections_in(blocks[0]):
             found = wide.statistic(linear, pairs=pairs)
             assert torch.allclose(found, plain.statistic(linear, pairs=pairs), rtol=1e-4, atol=1e-3)
 

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from workers.engine.failures import EngineError
+from workers.engine.rounding import nearest
 from workers.engine.streaming import Report, patterns, prune_shards, ranking, shards, verify_shards
-from workers.engine.streaming.ranking import find_threshold, nearest
+from workers.engine.streaming.ranking import find_threshold
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)

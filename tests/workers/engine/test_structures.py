@@ -4,35 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from tests.workers.engine.tiny import FAMILIES as NAMES
-from tests.workers.engine.tiny import logits, task_of, tiny_inputs, tiny_network
+from tests.workers.engine.tiny import PAIRS, halves, logits, task_of, tiny_inputs, tiny_network
 from workers.engine.exporters import EXPORTERS
 from workers.engine.families.loading import load_network
 from workers.engine.families.sizes import is_stock, structure_of
 from workers.engine.structures import STRUCTURES
 from workers.engine.structures.structure import Gate, gated
 
-PAIRS = [
-    (family, structure) for family in NAMES for structure in STRUCTURES if (family, structure) != ("albert", "layers")
-]
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def halves(network: PreTrainedModel, structure: str) -> list[Tensor]:
-    """Random masks that keep every group's first unit and never all; of heads and layers the same number everywhere."""
-    chance = torch.Generator().manual_seed(2)
-    masks = []
-    for group in STRUCTURES[structure].groups(network):
-        order = torch.randperm(group.units, generator=chance)
-        masks.append(torch.isin(torch.arange(group.units), order[: max(1, group.units // 2)]))
-    return masks
 
 
 @pytest.mark.parametrize(("family", "name"), PAIRS)

@@ -18,6 +18,14 @@ FAMILIES = tuple(KNOWN)
 UNEVEN_WIDTHS = (20, 33)
 """Neurons of the two layers of a network whose sizes no stock config can express."""
 
+PAIRS = [
+    (family, structure)
+    for family in FAMILIES
+    for structure in STRUCTURES
+    if structure != "layers" or not KNOWN[family].shares_layers
+]
+"""Every family with every structure whose units are scored; ALBERT's layers are one set of weights, which stays."""
+
 AUTO_CLASSES = {
     "marian": "AutoModelForSeq2SeqLM",
     "t5": "AutoModelForSeq2SeqLM",
@@ -90,6 +98,16 @@ def _uneven_heads(group: Group) -> int:
 
 def _uneven_neurons(group: Group) -> int:
     return UNEVEN_WIDTHS[group.layer]
+
+
+def halves(network: PreTrainedModel, structure: str) -> list[Tensor]:
+    """Random masks that keep half of every group: sizes that a stock config can express, where it can express any."""
+    chance = torch.Generator().manual_seed(2)
+    masks = []
+    for group in STRUCTURES[structure].groups(network):
+        order = torch.randperm(group.units, generator=chance)
+        masks.append(torch.isin(torch.arange(group.units), order[: group.units // 2]))
+    return masks
 
 
 def tiny_inputs(network: PreTrainedModel) -> dict[str, Tensor]:

@@ -12,6 +12,11 @@ from service.specs import Criterion as CriterionSpec
 from workers.engine.structures.structure import Group, Structure
 
 
+def weight_times_gradient(weight: Tensor) -> Tensor:
+    """The change of the loss, to first order, if every weight alone went to zero, with its sign turned round."""
+    return torch.zeros_like(weight) if weight.grad is None else weight.detach() * weight.grad
+
+
 class Criterion(ABC):
     """Scores the units of one structure.
 

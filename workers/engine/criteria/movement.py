@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from workers.engine.criteria.criterion import Criterion
+from workers.engine.criteria.criterion import Criterion, weight_times_gradient
 from workers.engine.structures.structure import Group
 
 
@@ -27,12 +27,8 @@ class Movement(Criterion):
     def advance(self, progress: float) -> None:
         """Takes the gradients of a step."""
         for found, group in zip(self._sums, self.groups, strict=True):
-            found.sub_(group.totals(_towards_zero))
+            found.sub_(group.totals(weight_times_gradient))
 
     def scores(self) -> list[Tensor]:
         """The sums, moved so that none is negative: joint rankings divide by their mean."""
         return [sums - sums.min() for sums in self._sums]
-
-
-def _towards_zero(weight: Tensor) -> Tensor:
-    return torch.zeros_like(weight) if weight.grad is None else weight.detach() * weight.grad

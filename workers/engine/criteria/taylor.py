@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from workers.engine.criteria.criterion import Criterion
+from service.specs import Criterion as CriterionSpec
+from workers.engine.criteria.criterion import Criterion, weight_times_gradient
 from workers.engine.structures.structure import Gate, Group, Structure
 
 
@@ -19,6 +20,8 @@ class Taylor(Criterion):
     """
 
     needs = "gates"
+    size = staticmethod(torch.abs)
+    """What is made of a gradient before rows are added up."""
 
     def attach(self, network: PreTrainedModel, groups: Sequence[Group]) -> None:
         """Hooks one open gate into every group."""
@@ -31,7 +34,7 @@ class Taylor(Criterion):
     def advance(self, progress: float) -> None:
         """Adds the rows of the batch."""
         for found, gate in zip(self._sums, self._gates, strict=True):
-            found.add_(gate.gradients.float().abs().sum(0).cpu())
+            found.add_(self.size(gate.gradients.float()).sum(0).cpu())
 
     def scores(self) -> list[Tensor]:
         """The sums; takes the gates out."""
@@ -44,6 +47,8 @@ class WeightTaylor(Criterion):
     """The same for single weights: |weight times its gradient|, summed over batches."""
 
     needs = "gradients"
+    size = staticmethod(torch.abs)
+    """What is made of the product before batches are added up."""
 
     def attach(self, network: PreTrainedModel, groups: Sequence[Group]) -> None:
         """Sums start at zero."""
@@ -53,18 +58,14 @@ class WeightTaylor(Criterion):
     def advance(self, progress: float) -> None:
         """Adds the batch."""
         for found, group in zip(self._sums, self.groups, strict=True):
-            found.add_(group.totals(_change))
+            found.add_(group.totals(lambda weight: self.size(weight_times_gradient(weight))))
 
     def scores(self) -> list[Tensor]:
         """The sums."""
         return self._sums
 
 
-def _change(weight: Tensor) -> Tensor:
-    return torch.zeros_like(weight) if weight.grad is None else (weight.detach() * weight.grad).abs()
-
-
-def taylor(spec: object, structure: Structure, generator: torch.Generator) -> Criterion:
+def taylor(spec: CriterionSpec, structure: Structure, generator: torch.Generator) -> Criterion:
     """The form that fits the structure: a gate for every single weight would cost a gradient per row and weight."""
     form = WeightTaylor if structure.name == "weights" else Taylor
-    return form(spec, structure, generator)  # type: ignore[arg-type]
+    return form(spec, structure, generator)

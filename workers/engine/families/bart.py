@@ -19,13 +19,10 @@ def _stack(name: str, *attentions: str) -> Stack:
         attentions=tuple(_attention(attention) for attention in attentions),
         ffn_in=("fc1",),
         ffn_out="fc2",
-        layers_key=f"{name}_layers",
-        ffn_key=f"{name}_ffn_dim",
-        heads_key=f"{name}_attention_heads",
     )
 
 
 STACKS = (_stack("encoder", "self_attn"), _stack("decoder", "self_attn", "encoder_attn"))
 
-BART = Family("bart", STACKS, hidden_key="d_model")
-MARIAN = Family("marian", STACKS, hidden_key="d_model", computes_positions=True)
+BART = Family("bart", STACKS)
+MARIAN = Family("marian", STACKS, computes_positions=True)

@@ -16,12 +16,9 @@ STACK = Stack(
     ),
     ffn_in=("intermediate.dense",),
     ffn_out="output.dense",
-    layers_key="num_hidden_layers",
-    ffn_key="intermediate_size",
-    heads_key="num_attention_heads",
 )
 
 BERT = Family("bert", (STACK,))
-ROBERTA = Family("roberta", (STACK,), position_offset=2)
-XLM_ROBERTA = Family("xlm-roberta", (STACK,), position_offset=2)
+ROBERTA = Family("roberta", (STACK,))
+XLM_ROBERTA = Family("xlm-roberta", (STACK,))
 ELECTRA = Family("electra", (STACK,))

@@ -18,10 +18,6 @@ DISTILBERT = Family(
             ),
             ffn_in=("ffn.lin1",),
             ffn_out="ffn.lin2",
-            layers_key="n_layers",
-            ffn_key="hidden_dim",
-            heads_key="n_heads",
         ),
     ),
-    hidden_key="dim",
 )

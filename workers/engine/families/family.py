@@ -1,4 +1,4 @@
-"""What a family is: where an architecture keeps the parts of a layer and the sizes in its config, as data."""
+"""What a family is: where an architecture keeps the parts of a layer, as data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from service import catalog
 
 LONGEST_RELATIVE = 512
 """Tokens that networks of relative positions are trained on (T5: Raffel et al., 2020)."""
@@ -34,7 +36,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class Stack:
-    """Paths of one side of a network, and the keys of its sizes in the config."""
+    """Paths of one side of a network."""
 
     name: str
     """`encoder` or `decoder`."""
@@ -44,33 +46,25 @@ class Stack:
     ffn_in: tuple[str, ...]
     """First projections of the feed-forward part, gated ones too; those that are missing are skipped."""
     ffn_out: str
-    layers_key: str
-    ffn_key: str
-    heads_key: str
     position_bias: str | None = None
     """Below the first layer: an embedding with a column for each head of the first attentions of all layers."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture kind."""
+    """One architecture kind: its paths; where its sizes stand in the config is in the service's catalog."""
 
     model_type: str
     stacks: tuple[Stack, ...]
-    hidden_key: str = "hidden_size"
-    head_width_key: str | None = None
-    """Key of the width of a head, where the config has one; elsewhere it is hidden size over heads."""
-    key_value_heads_key: str | None = None
-    position_offset: int = 0
-    """Positions that the table spends on padding."""
-    positions_key: str | None = "max_position_embeddings"
-    """Key of the length of the position table; None where positions are relative, without end."""
     computes_positions: bool = False
     """Whether a table of positions is made from the config and not saved, so that no feature of it can be dropped."""
-    heads_divide_hidden: bool = False
-    """Whether a config is refused unless its heads divide the hidden size, though it says how wide a head is."""
     shares_layers: bool = False
     """Whether all layers are one set of weights, so that none can be dropped."""
+
+    @property
+    def facts(self) -> catalog.Family:
+        """Names of its sizes in the config, and what a stock config can say."""
+        return catalog.FAMILIES[self.model_type]
 
     def sides(self, network: PreTrainedModel) -> list["Side"]:
         """The live stacks: encoder first."""
@@ -92,9 +86,9 @@ class Family:
 
     def longest(self, network: PreTrainedModel) -> int:
         """The most tokens that the network's position table allows, or where it has none are of use."""
-        if self.positions_key is None:
+        if self.facts.positions is None:
             return LONGEST_RELATIVE
-        return int(getattr(network.config, self.positions_key)) - self.position_offset
+        return int(getattr(network.config, self.facts.positions)) - self.facts.position_offset
 
 
 @dataclass(frozen=True)
@@ -116,6 +110,29 @@ class Side:
     def layers(self) -> list["Layer"]:
         """Every transformer layer's parts, in order."""
         return [Layer(self, index, module) for index, module in enumerate(self.modules)]
+
+    @property
+    def second(self) -> bool:
+        """Whether it is the second of two stacks, whose sizes have keys of their own."""
+        return self.stack is not self.family.stacks[0]
+
+    @property
+    def layers_key(self) -> str:
+        """Key of the number of layers."""
+        facts = self.family.facts
+        return str(facts.decoder_layers if self.second else facts.layers)
+
+    @property
+    def ffn_key(self) -> str:
+        """Key of the feed-forward width."""
+        facts = self.family.facts
+        return str(facts.decoder_ffn if self.second else facts.ffn)
+
+    @property
+    def heads_key(self) -> str:
+        """Key of the number of heads."""
+        facts = self.family.facts
+        return str(facts.decoder_heads if self.second else facts.heads)
 
     @property
     def owner(self) -> Any:

@@ -20,11 +20,6 @@ GPT2 = Family(
             ),
             ffn_in=("mlp.c_fc",),
             ffn_out="mlp.c_proj",
-            layers_key="n_layer",
-            ffn_key="n_inner",
-            heads_key="n_head",
         ),
     ),
-    hidden_key="n_embd",
-    positions_key="n_positions",
 )

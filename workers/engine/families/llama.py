@@ -18,20 +18,7 @@ STACK = Stack(
     ),
     ffn_in=("mlp.gate_proj", "mlp.up_proj"),
     ffn_out="mlp.down_proj",
-    layers_key="num_hidden_layers",
-    ffn_key="intermediate_size",
-    heads_key="num_attention_heads",
 )
 
 
-def _family(model_type: str) -> Family:
-    return Family(
-        model_type,
-        (STACK,),
-        head_width_key="head_dim",
-        key_value_heads_key="num_key_value_heads",
-        heads_divide_hidden=model_type == "llama",
-    )
-
-
-LLAMA, MISTRAL, QWEN2, QWEN3 = (_family(name) for name in ("llama", "mistral", "qwen2", "qwen3"))
+LLAMA, MISTRAL, QWEN2, QWEN3 = (Family(name, (STACK,)) for name in ("llama", "mistral", "qwen2", "qwen3"))

@@ -17,19 +17,19 @@ def hidden_size_of(network: PreTrainedModel) -> int:
 
 def head_width_of(network: PreTrainedModel) -> int:
     """Features of one attention head: by the config, where it says so, else fixed by its uncut sizes."""
-    family, config = family_of(network), network.config
-    width = getattr(config, family.head_width_key, None) if family.head_width_key else None
+    facts, config = family_of(network).facts, network.config
+    width = getattr(config, facts.head_width, None) if facts.head_width else None
     if width is not None:
         return int(width)
-    return int(getattr(config, family.hidden_key)) // int(getattr(config, family.stacks[0].heads_key))
+    return int(getattr(config, facts.hidden)) // int(getattr(config, facts.heads))
 
 
 def heads_per_unit(network: PreTrainedModel) -> int:
     """Query heads that share a key-value head, which are cut together; 1 where every head has its own."""
-    family, config = family_of(network), network.config
-    if family.key_value_heads_key is None:
+    facts, config = family_of(network).facts, network.config
+    if facts.kv_heads is None:
         return 1
-    return int(getattr(config, family.stacks[0].heads_key)) // int(getattr(config, family.key_value_heads_key))
+    return int(getattr(config, facts.heads)) // int(getattr(config, facts.kv_heads))
 
 
 def head_units(attention: LiveAttention) -> int:
@@ -46,12 +46,12 @@ def structure_of(network: PreTrainedModel) -> dict[str, Any]:
     family, width = family_of(network), head_width_of(network)
     sizes: dict[str, Any] = {"hidden_size": hidden_size_of(network), "vocabulary": int(network.config.vocab_size)}
     for side in family.sides(network):
-        prefix = "decoder_" if len(family.stacks) > 1 and side.stack.name == "decoder" else ""
+        prefix = "decoder_" if side.second else ""
         sizes[f"{prefix}layers"] = layers_of(side)
         heads = [columns_of(layer.attentions[0].output) // width for layer in side.layers]
         sizes[f"{prefix}attention_heads"] = _spread(side, heads)
         sizes[f"{prefix}ffn_width"] = _spread(side, [rows_of(layer.ffn_in[0]) for layer in side.layers])
-    if family.key_value_heads_key is not None:
+    if family.facts.kv_heads is not None:
         shared = heads_per_unit(network)
         sizes["key_value_heads"] = [heads // shared for heads in sizes["attention_heads"]]
     return sizes
@@ -60,7 +60,7 @@ def structure_of(network: PreTrainedModel) -> dict[str, Any]:
 def layers_of(side: Side) -> int:
     """Layers that a stack runs: of shared ones, how often they run."""
     if side.family.shares_layers:
-        return int(getattr(side.network.config, side.stack.layers_key))
+        return int(getattr(side.network.config, side.layers_key))
     return len(side.modules)
 
 
@@ -82,8 +82,9 @@ def refresh(network: PreTrainedModel) -> None:
             for module in layer.module.modules():
                 if getattr(module, "layer_idx", None) is not None:
                     setattr(module, "layer_idx", layer.index)  # noqa: B010 - torch types attributes as tensors
+    uniform = _uniform_sizes(network)
     for config in _configs(network):
-        for key, value in _uniform_sizes(network).items():
+        for key, value in uniform.items():
             setattr(config, key, value)
         kinds = getattr(config, "layer_types", None)
         if isinstance(kinds, list):  # all layers of a supported network are of one kind
@@ -110,30 +111,28 @@ def _configs(network: PreTrainedModel) -> list[Any]:
 def _uniform_sizes(network: PreTrainedModel) -> dict[str, Any]:
     """Config keys and the sizes that one number can say; what differs from layer to layer is left as it was."""
     family, width, shared = family_of(network), head_width_of(network), heads_per_unit(network)
-    sides, hidden = family.sides(network), hidden_size_of(network)
-    sizes: dict[str, Any] = {side.stack.layers_key: layers_of(side) for side in sides}
-    for key in {side.stack.ffn_key for side in sides}:
-        layers = [layer for side in sides if side.stack.ffn_key == key for layer in side.layers]
+    facts, sides, hidden = family.facts, family.sides(network), hidden_size_of(network)
+    sizes: dict[str, Any] = {side.layers_key: layers_of(side) for side in sides}
+    for key in {side.ffn_key for side in sides}:
+        layers = [layer for side in sides if side.ffn_key == key for layer in side.layers]
         sizes |= _single(key, [rows_of(projection) for layer in layers for projection in layer.ffn_in])
     heads: dict[str, Any] = {}
-    for key in {side.stack.heads_key for side in sides}:
-        attentions = [
-            a for side in sides if side.stack.heads_key == key for layer in side.layers for a in layer.attentions
-        ]
+    for key in {side.heads_key for side in sides}:
+        attentions = [a for side in sides if side.heads_key == key for layer in side.layers for a in layer.attentions]
         heads |= _single(key, [columns_of(attention.output) // width for attention in attentions])
-    uniform = len(heads) == len({side.stack.heads_key for side in sides})
-    if family.heads_divide_hidden:
-        counts = heads.values() if uniform else [int(getattr(network.config, side.stack.heads_key)) for side in sides]
+    uniform = len(heads) == len({side.heads_key for side in sides})
+    if facts.heads_divide_hidden:
+        counts = heads.values() if uniform else [int(getattr(network.config, side.heads_key)) for side in sides]
         if any(hidden % count for count in counts):
-            return sizes | {str(family.head_width_key): width}
-    if family.head_width_key is not None:
-        sizes |= {family.hidden_key: hidden, family.head_width_key: width}
-        if uniform and family.key_value_heads_key is not None:
-            sizes[family.key_value_heads_key] = heads[sides[0].stack.heads_key] // shared
+            return sizes | {str(facts.head_width): width}
+    if facts.head_width is not None:
+        sizes |= {facts.hidden: hidden, facts.head_width: width}
+        if uniform and facts.kv_heads is not None:
+            sizes[facts.kv_heads] = heads[facts.heads] // shared
         return sizes | (heads if uniform else {})
     whole = all(count * width == hidden for count in heads.values())
     if uniform and whole and not family.computes_positions:
-        return sizes | heads | {family.hidden_key: hidden}
+        return sizes | heads | {facts.hidden: hidden}
     return sizes
 
 

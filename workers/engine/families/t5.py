@@ -13,7 +13,7 @@ def _attention(path: str) -> Attention:
     )
 
 
-def _stack(name: str, layers_key: str, feed_forward: str, *attentions: str) -> Stack:
+def _stack(name: str, feed_forward: str, *attentions: str) -> Stack:
     dense = f"{feed_forward}.DenseReluDense"
     return Stack(
         name=name,
@@ -21,9 +21,6 @@ def _stack(name: str, layers_key: str, feed_forward: str, *attentions: str) -> S
         attentions=tuple(_attention(attention) for attention in attentions),
         ffn_in=(f"{dense}.wi", f"{dense}.wi_0", f"{dense}.wi_1"),
         ffn_out=f"{dense}.wo",
-        layers_key=layers_key,
-        ffn_key="d_ff",
-        heads_key="num_heads",
         position_bias="layer.0.SelfAttention.relative_attention_bias",
     )
 
@@ -31,10 +28,7 @@ def _stack(name: str, layers_key: str, feed_forward: str, *attentions: str) -> S
 T5 = Family(
     "t5",
     (
-        _stack("encoder", "num_layers", "layer.1", "layer.0.SelfAttention"),
-        _stack("decoder", "num_decoder_layers", "layer.2", "layer.0.SelfAttention", "layer.1.EncDecAttention"),
+        _stack("encoder", "layer.1", "layer.0.SelfAttention"),
+        _stack("decoder", "layer.2", "layer.0.SelfAttention", "layer.1.EncDecAttention"),
     ),
-    hidden_key="d_model",
-    head_width_key="d_kv",
-    positions_key=None,
 )

@@ -7,7 +7,8 @@ change of W and H = X^T X the Hessian of that error in every row. H is damped by
 import torch
 from torch import Tensor
 
-from workers.engine.allocation import blocks, n_of_m, nearest
+from workers.engine.allocation import blocks, n_of_m
+from workers.engine.rounding import nearest
 
 
 def sparsegpt(

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from workers.engine.allocation import blocks, n_of_m, nearest
+from workers.engine.allocation import blocks, n_of_m
+from workers.engine.rounding import nearest
 
 
 def wanda_scores(weight: Tensor, square_sums: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.engine.streaming.ranking import HELD, Threshold, bracket, find_threshold, nearest
+from workers.engine.rounding import nearest
+from workers.engine.streaming.ranking import HELD, Threshold, bracket, find_threshold
 from workers.engine.streaming.shards import FORMATS, Bits, Tensor, as_float64, magnitudes, parts, read
 
 Mask: TypeAlias = NDArray[np.bool_]

@@ -37,11 +37,6 @@ class Threshold:
         return kept
 
 
-def nearest(number: float) -> int:
-    """The nearest integer, halves upwards; what 0.1 + 0.2 and the like leave below a half counts as a half."""
-    return math.floor(number + 0.5 + 1e-9)
-
-
 def find_threshold(
     keys: Callable[[], Iterable[Bits]], count: int, top: int, estimate: tuple[int, int] | None = None
 ) -> Threshold:

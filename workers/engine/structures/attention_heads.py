@@ -13,7 +13,7 @@ from workers.engine.families import family_of
 from workers.engine.families.family import LiveAttention, Side
 from workers.engine.families.sizes import head_units, refresh
 from workers.engine.slicing import columns_of, keep_columns, keep_rows, rows_of, runs
-from workers.engine.structures.structure import Gate, Group, Part, column_part, each_pass, gate_inputs, row_parts
+from workers.engine.structures.structure import Gate, Group, Part, column_part, gate_units, row_parts
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class AttentionHeads:
 
     def gate(self, network: PreTrainedModel, group: int, gate: Gate) -> list[RemovableHandle]:
         """Scales each head's output."""
-        found = self.groups(network)[group]
-        return [each_pass(network, gate), *(gate_inputs(output, found.units, gate) for output in found.outputs)]
+        return gate_units(network, self.groups(network)[group], gate)
 
     def cut(self, network: PreTrainedModel, keep: list[Tensor]) -> None:
         """Slices the projections."""

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from workers.engine.families import family_of
 from workers.engine.families.sizes import refresh
 from workers.engine.slicing import columns_of, keep_columns, keep_rows, runs
-from workers.engine.structures.structure import Gate, Group, column_part, each_pass, gate_inputs, row_parts
+from workers.engine.structures.structure import Gate, Group, column_part, gate_units, row_parts
 
 
 class FfnNeurons:
@@ -30,8 +30,7 @@ class FfnNeurons:
 
     def gate(self, network: PreTrainedModel, group: int, gate: Gate) -> list[RemovableHandle]:
         """Scales each neuron's activation."""
-        found = self.groups(network)[group]
-        return [each_pass(network, gate), *(gate_inputs(output, found.units, gate) for output in found.outputs)]
+        return gate_units(network, self.groups(network)[group], gate)
 
     def cut(self, network: PreTrainedModel, keep: list[Tensor]) -> None:
         """Slices the projections."""

@@ -138,6 +138,11 @@ def gate_inputs(projection: nn.Module, units: int, gate: Gate) -> RemovableHandl
     return projection.register_forward_pre_hook(hook)
 
 
+def gate_units(network: PreTrainedModel, group: Group, gate: Gate) -> list[RemovableHandle]:
+    """Scales each unit's features where they enter the projections that the group ends in."""
+    return [each_pass(network, gate), *(gate_inputs(output, group.units, gate) for output in group.outputs)]
+
+
 def row_parts(projection: nn.Module, fused: int = 1) -> list[Part]:
     """Weight and bias of a projection, divided by its outputs."""
     parts = [Part(weight_of(projection), dim=row_dim(projection), fused=fused)]

@@ -5,10 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from workers.engine.families import family_of
-from workers.engine.slicing import matrix_of, weight_of
+from workers.engine.slicing import by_input, matrix_of, projections_in, weight_of
 from workers.engine.structures.structure import Gate, Group, Part, each_pass
 
 
@@ -18,8 +17,7 @@ def linears_of(network: PreTrainedModel, stack: str | None = None) -> list[nn.Mo
         module
         for side in family_of(network).sides(network)
         if stack in (None, side.stack.name)
-        for module in side.modules.modules()
-        if isinstance(module, nn.Linear | Conv1D)
+        for module in projections_in(side.modules)
     ]
 
 
@@ -48,7 +46,7 @@ class Weights:
         def hook(linear: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> Tensor:
             weight = weight_of(linear)
             factors = gate.open(1, weight).view_as(weight)
-            matrix = (matrix_of(linear).T * factors).T if isinstance(linear, Conv1D) else weight * factors
+            matrix = matrix_of(linear) * by_input(linear, factors)
             bias = linear.bias
             assert bias is None or isinstance(bias, Tensor)
             return functional.linear(args[0], matrix, bias)

@@ -107,6 +107,11 @@ class Task(ABC):
         return self.evaluate(network, "validation")
 
 
+def inputs_in(batch: Batch, network: PreTrainedModel) -> Batch:
+    """What of a batch the network is given, on its device."""
+    return {name: value.to(network.device) for name, value in batch.items() if name in INPUTS}
+
+
 def forward(network: PreTrainedModel, batch: Batch) -> Any:
     """What the network answers to a batch."""
-    return network(**{name: value.to(network.device) for name, value in batch.items() if name in INPUTS})
+    return network(**inputs_in(batch, network))
