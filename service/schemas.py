@@ -117,9 +117,10 @@ class Measurement(BaseModel):
     parameters: int
     nonzero_parameters: int
     size: int
-    flops: int
+    flops: int | None = Field(description="of one sequence; null where the network was never built")
     peak_memory: int | None
     latency: list[Latency]
+    compressed_size: int | None = _if_there("bytes of `compressed/`, where weights were set to zero")
     structure: StructureView
 
 

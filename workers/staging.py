@@ -17,6 +17,7 @@ from service.storage import Storage, StorageMissing
 from service.tables import Dataset, Job, Model
 from workers.lease import JobFailed
 
+KNOWN = ("family", "architecture", "task", "parameters", "dtype", "structure", "facts")
 _FOLDER = "jobs"
 _PIECE = 1 << 20
 
@@ -38,6 +39,8 @@ class Order:
     priority: int
     model_id: str
     configuration: dict[str, Any]
+    model: dict[str, Any]
+    """What the service knows of the model."""
     inputs: tuple[Input, ...]
 
 
@@ -52,7 +55,8 @@ def read_order(session: Session, held: Claim) -> Order:
             Input(f"in/dataset/{split}.jsonl", f"{dataset.prefix}/{split}.jsonl", facts["sha256"])
             for split, facts in dataset.splits.items()
         ]
-    return Order(job.name, job.priority, job.model_id, job.configuration, tuple(inputs))
+    known = {name: getattr(model, name) for name in KNOWN}
+    return Order(job.name, job.priority, job.model_id, job.configuration, known, tuple(inputs))
 
 
 @contextmanager
@@ -85,8 +89,8 @@ def stage(storage: Storage, folder: Path, order: Order, check: Callable[[], None
             raise JobFailed("INPUT_MISSING", f"The storage has lost {wanted.path}; upload it again.") from None
         if digest != wanted.sha256:
             raise JobFailed("INPUT_CORRUPT", f"The stored {wanted.path} has changed since its upload; upload it again.")
-    text = json.dumps({"configuration": order.configuration, "max_threads": len(os.sched_getaffinity(0))})
-    (folder / "order.json").write_text(text)
+    told = {"configuration": order.configuration, "model": order.model, "max_threads": len(os.sched_getaffinity(0))}
+    (folder / "order.json").write_text(json.dumps(told))
 
 
 def _copy(storage: Storage, key: str, target: Path, check: Callable[[], None]) -> str:

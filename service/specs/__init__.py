@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.specs.criteria import CRITERIA_OF, DATA_CRITERIA, TRAINING_CRITERIA, Criterion, SecondOrder
+from service.specs.criteria import CRITERIA_OF, DATA_CRITERIA, TRAINING_CRITERIA, Criterion, Magnitude, SecondOrder
 from service.specs.cuts import N_OF_M, Cut, Gradual, OneShot, Pruning, StackName, StructureName, Target
 from service.specs.goals import (
     LOWER_IS_BETTER,
@@ -37,6 +37,7 @@ __all__ = [
     "Identifier",
     "JobSpec",
     "LatencyGoal",
+    "Magnitude",
     "Metadata",
     "Name",
     "OneShot",

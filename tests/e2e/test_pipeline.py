@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.live import LiveService
 from tests.models import tiny_dataset, tiny_model
@@ -97,6 +99,27 @@ def test_an_encoder_goes_up_and_a_pruned_classifier_comes_down(live_service: Liv
         [sys.executable, "-I", "-c", LOAD, tmp_path / "pruned"], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "[24]"
+
+
+def test_a_model_of_a_family_that_nobody_knows(live_service: LiveService, tmp_path: Path) -> None:
+    client, folder = live_service.client, tmp_path / "novel"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "novel", "architectures": ["NovelModel"]}')
+    weights = {"blocks.0.mix.weight": torch.randn(64, 64), "embeddings.weight": torch.randn(8, 64)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    headers = {"Content-Type": "application/x-tar"}
+    model = client.post("/v1/models", params={"name": "novel"}, content=tar_of(folder), headers=headers).json()
+    cut = {"structure": "weights", "pattern": "2:4", "criterion": {"kind": "magnitude"}}
+    order = {"name": "novel", "model_id": model["id"], "task": "causal-lm", "pruning": {"cuts": [cut]}}
+    view = wait(live_service, client.post("/v1/jobs", json=order).json()["id"])
+    assert view["status"] == "succeeded", f"{view['error']}\n{live_service.log()}"
+    after = view["result"]["after"]
+    assert (after["parameters"], after["nonzero_parameters"], after["flops"]) == (4608, 4608 - 2048, None)
+    assert after["compressed_size"] < after["size"]
+    pruned = client.get(f"/v1/models/{view['result']['model_id']}").json()
+    assert (pruned["family"], pruned["supported"]["structures"]) == ("novel", ["weights"])
+    made = {artifact["path"] for artifact in client.get(f"/v1/jobs/{view['id']}/artifacts").json()["data"]}
+    assert {"huggingface/model.safetensors", "compressed/model.bitmask.safetensors", "compressed/unpack.py"} <= made
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from workers.publishing import MAX_RESULT_BYTES, Publication, publish, read_resu
 from workers.staging import Order
 
 HELD = Claim("job_X", 2, "default", 1)
-ORDER = Order("pruned", 0, "mdl_PARENT", {}, ())
+ORDER = Order("pruned", 0, "mdl_PARENT", {}, {}, ())
 RESULT: dict[str, Any] = {
     "verdict": [],
     "passed": True,

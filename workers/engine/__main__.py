@@ -8,13 +8,12 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from service.specs import JobSpec
-from workers.engine.compress import compress
 from workers.engine.failures import EngineError
 from workers.engine.reporter import Reporter
+from workers.engine.streamed import compress_files, is_streamed
 
 log = logging.getLogger("secateur.engine")
 
@@ -41,7 +40,13 @@ def main() -> int:
 def _run(folder: Path, reporter: Reporter) -> None:
     order = json.loads((folder / "order.json").read_text())
     spec = JobSpec.model_validate(order["configuration"])
-    result = compress(folder, spec, reporter, order.get("max_threads"))
+    if is_streamed(spec, order["model"]):
+        result = compress_files(folder, spec, order["model"], reporter)
+    else:
+        # PyTorch alone takes more memory and time than such a job needs in all.
+        from workers.engine.compress import compress
+
+        result = compress(folder, spec, reporter, order["max_threads"])
     unfinished = folder / "result.json.tmp"
     unfinished.write_text(json.dumps(result, allow_nan=False))
     unfinished.replace(folder / "result.json")
@@ -51,7 +56,8 @@ def classify(error: Exception) -> EngineError:
     """What to tell of an exception: our own as it is, exhaustion by name, anything else without its words."""
     if isinstance(error, EngineError):
         return error
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    # Told by name, for a job without PyTorch is not to import it here.
+    if type(error).__name__ == "OutOfMemoryError":
         return EngineError("GPU_OUT_OF_MEMORY", "GPU memory ran out; lower batch_size or max_length", blame="user")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return EngineError("OUT_OF_MEMORY", "memory ran out; lower batch_size or max_length", blame="user")

@@ -7,14 +7,14 @@ import torch
 
 from service.specs import Gradual, JobSpec, Target
 from workers.engine.families import family_of
-from workers.engine.outcome import evaluate, export, measure, result
+from workers.engine.outcome import evaluate, export, measure, pack, result
 from workers.engine.penalties import regularizer
 from workers.engine.recovery import TRAINING_COST, Course, train
 from workers.engine.replica import replica
 from workers.engine.reporter import STEPS_SHARE, Reporter
 from workers.engine.reporting import Record, write_report
 from workers.engine.subject import Anatomy, Subject
-from workers.engine.surgery import Theatre, apply_cut, report
+from workers.engine.surgery import Theatre, apply_cut
 from workers.engine.targets import STRUCTURES_CUT, Bill, prune_units
 from workers.engine.tasks import TASKS, Task
 from workers.engine.verification import verify
@@ -50,12 +50,13 @@ def compress(folder: Path, spec: JobSpec, reporter: Reporter, max_threads: int |
     reporter.phase("verifying")
     kind = TASKS[spec.task]
     verify(after, exported, kind, scratch=work.scratch, threads=torch.get_num_threads(), seed=spec.seed)
+    directory = next(folder for name, folder in exported if name.startswith("huggingface"))
+    compressed = pack(directory, work)
     reporter.reach(0.85)
     reporter.phase("evaluating")
     sides = [side | costs for side, costs in zip(sides, measure(before, after, work), strict=True)]
     reporter.phase(None)
-    directory = next(folder.name for name, folder in exported if name.startswith("huggingface"))
-    outcome = result(after, sides, work, directory, reporter)
+    outcome = result(after, [sides[0], sides[1] | compressed], work, directory.name, reporter)
     configuration = spec.model_dump(mode="json")
     kept_layers = subject.anatomy.kept_layers
     write_report(Record(configuration, outcome, reporter.curves, cuts, kept_layers, reporter.warnings), work.out)
@@ -107,7 +108,7 @@ def reach_target(subject: Subject, target: Target, share: float, theatre: Theatr
     cut = prune_units(
         network, task, target, left, tokens, uniform=uniform, structures=kinds, advance=theatre.reporter.advance
     )
-    return [report(name, "second_order", *counts, theatre.reporter) for name, counts in cut.items()]
+    return [theatre.reporter.cut(name, "second_order", *counts) for name, counts in cut.items()]
 
 
 def round_shares(spec: JobSpec) -> list[float]:

@@ -5,6 +5,7 @@ files, says how they are laid out and restores the originals bit for bit. A weig
 it is; the others change their names, so that nobody loads them by mistake.
 """
 
+import filecmp
 import json
 import shutil
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.engine import unpack
+from workers.engine.failures import EngineError
 from workers.engine.streaming.shards import Shard, Tensor, read, read_shard, spans
 
 LEAST_GAIN = 512
@@ -38,16 +40,35 @@ class Packed:
 def compress_folder(source: Path, target: Path) -> int:
     """Writes the model in `source` to `target` with its weight files compressed, and `unpack.py`.
 
-    All other files are copied. Returns the bytes of what was written. Raises EngineError MODEL_UNUSABLE for a weight
+    All other files are copied. Returns the bytes of the weight files. Raises EngineError MODEL_UNUSABLE for a weight
     file that is cut off.
     """
-    for path in [path for path in sorted(source.rglob("*")) if path.is_file()]:
-        copy = target / path.relative_to(source)
+    for path in _files(source):
+        copy = target / path
         copy.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix != ".safetensors" or not _compress(read_shard(path), copy):
-            shutil.copyfile(path, copy)
+        if path.suffix != ".safetensors" or not _compress(read_shard(source / path), copy):
+            shutil.copyfile(source / path, copy)
     shutil.copyfile(unpack.__file__, target / "unpack.py")
-    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in target.rglob("*.safetensors"))
+
+
+def verify_compressed(source: Path, compressed: Path, scratch: Path) -> None:
+    """Unpacks the compressed form of the model in `source` and compares every file, byte for byte.
+
+    `scratch` is made for it and removed. Raises EngineError VERIFICATION_FAILED.
+    """
+    unpack.main(compressed, scratch)
+    try:
+        wanted, found = _files(source), _files(scratch)
+        same = wanted == found and all(filecmp.cmp(source / path, scratch / path, shallow=False) for path in wanted)
+    finally:
+        shutil.rmtree(scratch)
+    if not same:
+        raise EngineError("VERIFICATION_FAILED", "the compressed form did not unpack to the model that it was made of")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
 def _compress(shard: Shard, copy: Path) -> bool:

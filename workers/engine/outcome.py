@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from service.catalog import has_tokenizer
 from workers.engine.benchmark import Bench, benchmark, static_costs
+from workers.engine.compressed import compress_folder, verify_compressed
 from workers.engine.evaluation import intervals, parameter_counts
 from workers.engine.exporters import EXPORTERS
 from workers.engine.families import family_of
@@ -47,6 +48,15 @@ def export(network: PreTrainedModel, work: Work, source: Path) -> list[tuple[str
     for name, folder in written.items():
         EXPORTERS[name].export(network, folder, source, TASKS[work.spec.task])
     return list(written.items())
+
+
+def pack(network: Path, work: Work) -> dict[str, int]:
+    """Writes `compressed/` where weights were set to zero; its bytes as `compressed_size`. Raises EngineError."""
+    if not work.spec.pruning.zeroes_weights:
+        return {}
+    size = compress_folder(network, work.out / "compressed")
+    verify_compressed(network, work.out / "compressed", work.scratch / "unpacked")
+    return {"compressed_size": size}
 
 
 def measure(before: PreTrainedModel, after: PreTrainedModel, work: Work) -> list[dict[str, Any]]:

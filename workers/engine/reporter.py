@@ -72,6 +72,12 @@ class Reporter:
         """Something worth telling."""
         self._write(type="event", event=event, level=level, message=message, data=data)
 
+    def cut(self, structure: str, criterion: str, removed: int, of: int) -> dict[str, Any]:
+        """So many units were cut; returns what the report tells of it."""
+        done: dict[str, Any] = {"structure": structure, "criterion": criterion, "removed": removed, "of": of}
+        self.event("pruning.cut", f"Cut {removed} of {of} {structure} by {criterion}.", **done)
+        return done
+
     def warning(self, code: str, message: str) -> None:
         """Something that the client should know of the result."""
         self.warnings.append({"code": code, "message": message})

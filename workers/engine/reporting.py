@@ -24,6 +24,9 @@ COSTS = {
 }
 
 
+PACKED = "Size with zeros compressed"
+
+
 @dataclass(frozen=True)
 class Record:
     """Everything a report tells of one job, all of it JSON values.
@@ -31,7 +34,8 @@ class Record:
     `result` is the job's result: verdict, passed, before, after, model, engine. `curves` are the training curves by
     name, each a list of `{"step", "value"}`. `cuts` has one `{"round", "structure", "criterion", "removed", "of"}` per
     cut and round, `removed` and `of` counting units. `kept_layers` has by stack the indices, from 0, of
-    the original's layers that are left. `warnings` are `{"code", "message"}`.
+    the original's layers that are left. `warnings` are `{"code", "message"}`. `verification` says how the exports were
+    checked.
     """
 
     configuration: Mapping[str, Any]
@@ -40,6 +44,7 @@ class Record:
     cuts: Sequence[Mapping[str, Any]]
     kept_layers: Mapping[str, Sequence[int]]
     warnings: Sequence[Mapping[str, str]] = ()
+    verification: str = "Every export was loaded again in a fresh process and gave the pruned network's outputs."
 
 
 def write_report(record: Record, out: Path) -> None:
@@ -90,7 +95,9 @@ def render(record: Record, artifacts: Sequence[Mapping[str, Any]] = ()) -> str:
 def _charts(record: Record) -> dict[str, Markup]:
     """SVG made by us from numbers alone, hence safe to embed as it is; left out where there is nothing to draw."""
     before, after = record.result["before"], record.result["after"]
-    charts = {"structure": structure_chart(before["structure"], after["structure"], record.kept_layers)}
+    charts = {}
+    if before["structure"]["attention_heads"]:
+        charts["structure"] = structure_chart(before["structure"], after["structure"], record.kept_layers)
     if before["latency"]:
         charts["latency"] = latency_chart(before["latency"], after["latency"])
     curves = {name: points for name, points in record.curves.items() if points}
@@ -167,6 +174,10 @@ def _cost_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[
             show = format_bytes if key in ("size", "peak_memory") else format_count
             change = format_percent(new / old - 1, sign="+")
             yield {"name": name, "before": show(old), "after": show(new), "change": change, "better": new < old}
+    if packed := after.get("compressed_size"):
+        size, change = format_bytes(before["size"]), format_percent(packed / before["size"] - 1, sign="+")
+        better = packed < before["size"]
+        yield {"name": PACKED, "before": size, "after": format_bytes(packed), "change": change, "better": better}
 
 
 def _latency_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

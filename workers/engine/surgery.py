@@ -55,14 +55,7 @@ def apply_cut(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> dic
         removed, of = _cut_blocks(subject, cut, share, theatre)
     else:
         removed, of = _cut_units(subject, cut, share, theatre)
-    return report(cut.structure, cut.kind, removed, of, theatre.reporter)
-
-
-def report(structure: str, criterion: str, removed: int, of: int, reporter: Reporter) -> dict[str, Any]:
-    """Tells of a cut and returns it as the report needs it."""
-    done: dict[str, Any] = {"structure": structure, "criterion": criterion, "removed": removed, "of": of}
-    reporter.event("pruning.cut", f"Cut {removed} of {of} {structure} by {criterion}.", **done)
-    return done
+    return theatre.reporter.cut(cut.structure, cut.kind, removed, of)
 
 
 def _cut_units(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> tuple[int, int]:

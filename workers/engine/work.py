@@ -136,7 +136,9 @@ def _labels_of_upload(model: Path) -> list[str]:
 
 @torch.no_grad()
 def round_weights(network: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Rounds to the type that weights are saved in, so that all figures are those of the saved network."""
-    if dtype != torch.float32:
-        for parameter in network.parameters():
-            parameter.copy_(parameter.to(dtype))
+    """Rounds to the type that weights are saved in, so that all figures are those of the saved network.
+
+    Zeros lose their sign, which products with a mask leave and the compressed form would have to keep.
+    """
+    for parameter in network.parameters():
+        parameter.copy_(parameter.to(dtype)).add_(0.0)

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from workers.engine.compressed import compress_folder
+from workers.engine.compressed import compress_folder, verify_compressed
 from workers.engine.failures import EngineError
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -65,7 +65,8 @@ def test_every_file_is_restored_bit_for_bit(model: Path, tmp_path: Path) -> None
     before = contents(model)
     size = compress_folder(model, tmp_path / "small")
     written = contents(tmp_path / "small")
-    assert size == sum(map(len, written.values())) < sum(map(len, before.values()))
+    assert size == sum(len(text) for name, text in written.items() if name.endswith(".safetensors"))
+    assert size < sum(len(text) for name, text in before.items() if name.endswith(".safetensors"))
     assert set(written) == {
         "unpack.py", "config.json", "model.safetensors.index.json", "2_Dense/model.bitmask.safetensors",
         "model-00001-of-00002.bitmask.safetensors", "model-00002-of-00002.bitmask.safetensors",
@@ -128,7 +129,7 @@ def test_files_that_are_cut_off_are_refused(model: Path, tmp_path: Path) -> None
 PEAK = """
 import runpy, sys
 from pathlib import Path
-from workers.engine.compressed import compress_folder
+from workers.engine.compressed import compress_folder, verify_compressed
 source, small, again = sys.argv[1:]
 compress_folder(Path(source), Path(small))
 sys.argv = ["unpack.py", small, again]
@@ -153,3 +154,16 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] < peaks[0] + 16
     assert max(peaks) < 120
+
+
+def test_a_damaged_form_does_not_pass(model: Path, tmp_path: Path) -> None:
+    compress_folder(model, tmp_path / "small")
+    verify_compressed(model, tmp_path / "small", tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()
+    file = tmp_path / "small" / "model-00001-of-00002.bitmask.safetensors"
+    held = bytearray(file.read_bytes())
+    held[len(held) // 2] ^= 1
+    file.write_bytes(held)
+    with pytest.raises(EngineError) as caught:
+        verify_compressed(model, tmp_path / "small", tmp_path / "unpacked")
+    assert caught.value.code == "VERIFICATION_FAILED"

@@ -31,7 +31,23 @@ def order(folder: Path, **parts: Any) -> None:
         "benchmark": None,
     }
     configuration = JobSpec.model_validate(spec | parts).model_dump(mode="json")
-    (folder / "order.json").write_text(json.dumps({"configuration": configuration, "max_threads": 1}))
+    told = {"configuration": configuration, "model": known_of(folder / "in" / "model"), "max_threads": 1}
+    (folder / "order.json").write_text(json.dumps(told))
+
+
+def known_of(model: Path) -> dict[str, Any]:
+    """What the service knows of a model that was uploaded."""
+    tensors = [tensor for file in model.glob("*.safetensors") for tensor in load_file(file).values()]
+    config = json.loads((model / "config.json").read_text()) if model.exists() else {}
+    return {
+        "family": config.get("model_type", "bert"),
+        "architecture": (config.get("architectures") or ["unknown"])[0],
+        "task": None,
+        "parameters": sum(tensor.numel() for tensor in tensors),
+        "dtype": "float32",
+        "structure": {"layers": 2, "hidden_size": 32, "attention_heads": [], "ffn_width": [], "vocabulary": 120},
+        "facts": {"uniform": True, "max_length": None},
+    }
 
 
 def halve(file: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from workers.engine.failures import EngineError
 from workers.engine.streaming.patterns import Cutter, Pattern, Scope, cutters
 from workers.engine.streaming.shards import (
+    FORMATS,
     Shard,
     Tensor,
     magnitudes,
@@ -26,7 +27,7 @@ from workers.engine.streaming.shards import (
     write_part,
 )
 
-__all__ = ["Report", "prune_shards", "verify_shards"]
+__all__ = ["Report", "count_zeros", "prune_shards", "verify_shards"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def prune_shards(
     pattern: Pattern,
     scope: Scope,
     block: int,
+    inputs_first: bool = False,
     prunable: Callable[[str, tuple[int, ...]], bool],
     progress: Callable[[float], None],
 ) -> Report:
@@ -67,7 +69,8 @@ def prune_shards(
     Cuts the matrices (F16, BF16, F32, F64) that are `prunable` by name and shape. `share` in [0, 1] of the weights, or
     of the blocks of `block` by `block`, is cut of each matrix (uniform) or of all together (global), rounded to the
     nearest, halves upwards; of equals the last ones in the order of files and bytes. The patterns 2:4 and 4:8 need
-    neither share nor scope. `progress` is told the share of the work that is done. Raises EngineError NOT_FINITE,
+    neither share nor scope, but must know whether matrices are stored as (inputs, outputs). `progress` is told the
+    share of the work that is done. Raises EngineError NOT_FINITE, and
     MODEL_UNUSABLE for a file that is cut off; what is in `target` is then worth nothing.
     """
     begun = time.monotonic()
@@ -77,7 +80,7 @@ def prune_shards(
     tensors = [tensor for tensor in tensors if prunable(tensor.name, tensor.shape)]
     ranked = sum(tensor.end - tensor.start for tensor in tensors) if pattern in ("unstructured", "block") else 0
     meter = Meter(sum(shard.size for shard in shards) + ranked, progress)
-    deciding = cutters(tensors, pattern, scope, share, block, meter.advance)
+    deciding = cutters(tensors, pattern, scope, share, block, inputs_first, meter.advance)
     zeros: dict[str, int] = {}
     for shard in shards:
         zeros |= _rewrite(shard, target / shard.path.name, deciding, meter)
@@ -142,6 +145,20 @@ def verify_shards(source: Path, target: Path, report: Report) -> None:
                 _check_cut(tensor, written, report.tensors[tensor.name])
                 at = tensor.end
         _check_same(old.path, new.path, at, old.size)
+
+
+def count_zeros(tensors: list[Tensor]) -> int:
+    """Elements of floats that are zero, of either sign."""
+    return sum(_zeros_in(tensor) for tensor in tensors if tensor.dtype in FORMATS)
+
+
+def _zeros_in(tensor: Tensor) -> int:
+    layout, zeros = FORMATS[tensor.dtype], 0
+    with tensor.path.open("rb") as file:
+        for at, length in spans(tensor.start, tensor.end):
+            bits = read(file, at, length).view(layout.integer)
+            zeros += bits.size - int(np.count_nonzero(np.bitwise_and(bits, layout.magnitude, out=bits)))
+    return zeros
 
 
 def _check_same(before: Path, after: Path, start: int, end: int) -> None:

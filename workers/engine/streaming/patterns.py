@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from service.specs import N_OF_M
 from workers.engine.rounding import nearest
 from workers.engine.streaming.ranking import HELD, Threshold, bracket, find_threshold
 from workers.engine.streaming.shards import FORMATS, Bits, Tensor, as_float64, magnitudes, parts, read
@@ -140,16 +141,20 @@ def runs(tensor: Tensor, every: int) -> Iterator[Bits]:
 
 
 class Neighbours:
-    """Keeps the `kept` largest of every `group` neighbours in a row (Mishra et al., 2021); of equals the first.
+    """Keeps the `kept` largest of every `group` neighbouring inputs (Mishra et al., 2021); of equals the first.
 
-    At a row's end there are fewer neighbours, of which at most so many stay.
+    At an output's end there are fewer neighbours, of which at most so many stay.
     """
 
-    def __init__(self, kept: int, group: int) -> None:
-        self._kept, self._group = kept, group
-        self.tile = (1, group)
+    def __init__(self, kept: int, group: int, inputs_first: bool) -> None:
+        self._kept, self._group, self._inputs_first = kept, group, inputs_first
+        self.tile = (group, 1) if inputs_first else (1, group)
 
     def keep(self, found: Bits, dtype: str) -> Mask:
+        """Which weights are among the largest of their group."""
+        return self._keep(found.T).T if self._inputs_first else self._keep(found)
+
+    def _keep(self, found: Bits) -> Mask:
         """Counts by how many of its group each weight is beaten; whole arrays are compared, one place with another."""
         rows, columns = found.shape
         padded = np.pad(found, ((0, 0), (0, -columns % self._group)), constant_values=-1)
@@ -165,12 +170,17 @@ class Neighbours:
 
 
 def cutters(
-    tensors: list[Tensor], pattern: Pattern, scope: Scope, share: float, block: int, advance: Callable[[int], None]
+    tensors: list[Tensor],
+    pattern: Pattern,
+    scope: Scope,
+    share: float,
+    block: int,
+    inputs_first: bool,
+    advance: Callable[[int], None],
 ) -> dict[str, Cutter]:
     """What cuts each of the matrices, by name. `advance` is told the bytes that rankings read."""
-    if pattern in ("2:4", "4:8"):
-        kept, group = (int(number) for number in pattern.split(":"))
-        return {tensor.name: Neighbours(kept, group) for tensor in tensors}
+    if pattern in N_OF_M:
+        return {tensor.name: Neighbours(*N_OF_M[pattern], inputs_first) for tensor in tensors}
     together = [tensors] if scope == "global" else [[tensor] for tensor in tensors]
     found: dict[str, Cutter] = {}
     for some in together:

@@ -58,4 +58,5 @@ class Weights:
         with torch.no_grad():
             for linear, kept in zip(linears_of(network), keep, strict=True):
                 weight = weight_of(linear)
-                weight.mul_(kept.view_as(weight).to(weight.device))
+                # A product would leave -0.0, which the compressed form has to keep.
+                weight.masked_fill_(~kept.view_as(weight).to(weight.device), 0)
