@@ -18,7 +18,7 @@ from service.intake import orphans, scratch
 from service.middleware import RequestMiddleware
 from service.observe import Telemetry
 from service.reconciler import Reconciler
-from service.routes import artifacts, datasets, job_records, jobs, keys, models, operations
+from service.routes import artifacts, datasets, inspections, job_records, jobs, keys, models, operations
 from service.storage import open_storage
 
 PUBLIC = frozenset({"/healthz", "/readyz", "/docs"})
@@ -26,6 +26,7 @@ PUBLIC = frozenset({"/healthz", "/readyz", "/docs"})
 
 ROUTERS: tuple[APIRouter, ...] = (
     models.router,
+    inspections.router,
     datasets.router,
     jobs.router,
     job_records.router,

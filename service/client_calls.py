@@ -163,6 +163,11 @@ def show_model(model_id: str) -> Flow[Json]:
     return (yield from _get(f"/v1/models/{model_id}"))
 
 
+def inspect_model(model_id: str, spec: Json | None = None, *, idempotency_key: str | None = None) -> Flow[Json]:
+    """Queue an inspection of a model, as `spec` says or by its defaults; returns its job as queued."""
+    return (yield from _post(f"/v1/models/{model_id}/inspections", spec or {}, key=idempotency_key or _fresh_key()))
+
+
 def delete_model(model_id: str) -> Flow[None]:
     """Delete a model; `Conflict` while a job needs it."""
     yield from _delete(f"/v1/models/{model_id}")
@@ -220,6 +225,7 @@ def validate_job(spec: Json) -> Flow[Json]:
 
 def list_jobs(
     *,
+    kind: str | None = None,
     status: str | None = None,
     model_id: str | None = None,
     name: str | None = None,
@@ -227,7 +233,7 @@ def list_jobs(
     limit: int | None = 20,
 ) -> Flow[list[Json]]:
     """Jobs, newest first."""
-    params = {"status": status, "model_id": model_id, "name": name}
+    params = {"kind": kind, "status": status, "model_id": model_id, "name": name}
     params |= {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
     return (yield from _pages("/v1/jobs", limit, params))
 

@@ -15,7 +15,7 @@ from service.db import db_epoch
 from service.errors import Conflict
 from service.events import emit
 from service.ids import new_id
-from service.states import FINAL
+from service.states import FINAL, Kind
 from service.tables import Artifact, Attempt, Job, Model, utc_now
 
 NO_PROGRESS: dict[str, Any] = {"fraction": 0.0, "step": 0, "total_steps": None, "seconds_remaining": None}
@@ -254,12 +254,17 @@ def _free(session: Session, job: Job, still: ColumnElement[bool], max_attempts: 
 
 
 def new_job(
-    tenant: str, spec: dict[str, Any], configuration: dict[str, Any], advice: Sequence[dict[str, str]] = ()
+    tenant: str,
+    spec: dict[str, Any],
+    configuration: dict[str, Any],
+    advice: Sequence[dict[str, str]] = (),
+    kind: Kind = "compression",
 ) -> Job:
     """A row for a validated spec, not yet stored."""
     return Job(
         id=new_id("job"),
         tenant=tenant,
+        kind=kind,
         name=configuration["name"],
         metadata_=configuration["metadata"],
         model_id=configuration["model_id"],

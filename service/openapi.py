@@ -12,8 +12,9 @@ from starlette.requests import Request
 from service.problems import Problem
 from service.schemas import NewKey
 from service.specs import JobSpec
+from service.specs.inspection import InspectionSpec
 
-BODIES: tuple[type[BaseModel], ...] = (JobSpec, NewKey, Problem)
+BODIES: tuple[type[BaseModel], ...] = (JobSpec, InspectionSpec, NewKey, Problem)
 _REFERENCE = "#/components/schemas/{model}"
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}
 code{background:#f2f2f2;padding:.1rem .3rem;border-radius:3px}h2{font-size:1rem;margin:1.6rem 0 .2rem}

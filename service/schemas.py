@@ -8,7 +8,8 @@ from pydantic_core import PydanticCustomError
 
 from service.auth import Scope
 from service.specs import Name
-from service.states import Phase, Status
+from service.specs.findings import Findings
+from service.states import Kind, Phase, Status
 
 T = TypeVar("T")
 
@@ -153,6 +154,13 @@ class ResultView(BaseModel):
     engine: EngineFacts
 
 
+class InspectionView(Findings):
+    """What a finished inspection found."""
+
+    report_url: str
+    engine: EngineFacts
+
+
 class JobErrorView(BaseModel):
     """Why a job failed and what to do about it."""
 
@@ -163,10 +171,11 @@ class JobErrorView(BaseModel):
 
 
 class JobView(BaseModel):
-    """A compression job."""
+    """A compression job or an inspection."""
 
     id: str
     object: Literal["job"] = "job"
+    kind: Kind
     name: str
     metadata: dict[str, str]
     status: Status
@@ -177,7 +186,8 @@ class JobView(BaseModel):
     queue: Queue
     attempts: list[AttemptView]
     warnings: list[JobWarning]
-    result: ResultView | None
+    result: ResultView | None = Field(description="what a compression found; null of an inspection")
+    inspection: InspectionView | None = Field(description="what an inspection found; null in lists, to keep them short")
     error: JobErrorView | None
     created_at: datetime
     started_at: datetime | None

@@ -3,6 +3,9 @@
 from typing import Literal, TypeAlias
 
 Status: TypeAlias = Literal["queued", "running", "cancelling", "succeeded", "rejected", "failed", "cancelled"]
+Kind: TypeAlias = Literal["compression", "inspection"]
+"""What a job does: prune a model, or look at it before anything is pruned."""
+
 Phase: TypeAlias = Literal["loading", "analyzing", "pruning", "finetuning", "evaluating", "exporting", "verifying"]
 
 FOLLOWS: dict[str, frozenset[str]] = {

@@ -116,13 +116,14 @@ class Dataset(Base):
 
 
 class Job(Base):
-    """One queued compression. `status` is written by `service.jobs` alone."""
+    """One queued compression or inspection. `status` is written by `service.jobs` alone."""
 
     __tablename__ = "jobs"
     __table_args__ = (Index(None, "tenant", "id"), Index(None, "status", "lease_until"))
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     tenant: Mapped[str] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(String(20), default="compression", server_default="compression")
     name: Mapped[str] = mapped_column(String(200))
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,7 @@ from service.downloads import NETWORK_DIRECTORIES, job_archive
 from service.ids import new_id
 from service.intake import strict_json
 from service.jobs import Claim
+from service.specs.findings import Findings
 from service.storage import Storage
 from service.storage.tar import TarLayout
 from service.tables import Artifact, Model
@@ -72,23 +73,32 @@ class Result(BaseModel):
     engine: dict[str, Any]
 
 
+class Inspected(Findings):
+    """The engine's `result.json` of an inspection."""
+
+    engine: dict[str, Any]
+
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
 @dataclass(frozen=True)
 class Publication:
     """What is stored when the job is finished; the bytes are in storage already."""
 
     status: str
     result: dict[str, Any]
-    model: Model
+    model: Model | None
     artifacts: list[Artifact]
 
 
-def read_result(folder: Path) -> Result:
-    """The result that the engine left. Raises `JobFailed` when it is missing or malformed."""
+def read_result(folder: Path, form: type[Form]) -> Form:
+    """The result that the engine left, `Result` or `Inspected`. Raises `JobFailed` when it is missing or malformed."""
     try:
         file = folder / "result.json"
         if file.is_symlink() or file.stat().st_size > MAX_RESULT_BYTES:
             raise ValueError
-        return Result.model_validate(strict_json.loads(file.read_bytes()))
+        return form.model_validate(strict_json.loads(file.read_bytes()))
     except (OSError, ValueError):  # so are JsonRefused and pydantic's ValidationError
         raise JobFailed("ENGINE_ERROR", "The engine ended without a complete result.") from None
 
@@ -98,8 +108,18 @@ def publish(storage: Storage, folder: Path, held: Claim, order: Order, check: Ca
 
     `check` is called between pieces and raises to stop; what is in storage by then lies below `artifact_prefix`.
     """
-    result = read_result(folder)
-    out = folder / "out"
+    if order.configuration.get("kind") == "inspection":
+        inspected = read_result(folder, Inspected)
+        artifacts = _store(storage, folder / "out", held, check)
+        return Publication("succeeded", inspected.model_dump(mode="json"), None, artifacts)
+    result = read_result(folder, Result)
+    artifacts = _store(storage, folder / "out", held, check)
+    model = _model(storage, held, order, result, artifacts)
+    stored = result.model_dump() | {"model_id": model.id, "archive": _archive(storage, job_archive(artifacts))}
+    return Publication("succeeded" if result.passed else "rejected", stored, model, artifacts)
+
+
+def _store(storage: Storage, out: Path, held: Claim, check: Callable[[], None]) -> list[Artifact]:
     prefix = artifact_prefix(held.job_id, held.token)
     artifacts = []
     for path in sorted(_regular_files(out)):
@@ -108,9 +128,7 @@ def publish(storage: Storage, folder: Path, held: Claim, order: Order, check: Ca
         storage.put(f"{prefix}/{name}", path)
         artifacts.append(_artifact(held, name, size, digest, f"{prefix}/{name}"))
         check()
-    model = _model(storage, held, order, result, artifacts)
-    stored = result.model_dump() | {"model_id": model.id, "archive": _archive(storage, job_archive(artifacts))}
-    return Publication("succeeded" if result.passed else "rejected", stored, model, artifacts)
+    return artifacts
 
 
 def artifact_prefix(job_id: str, token: int) -> str:

@@ -50,19 +50,20 @@ def cancel(job_id: JobId, as_json: AsJson = False) -> None:
 
 @app.command("list")
 def list_(
+    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind: compression or inspection.")] = None,
     status: Annotated[str | None, typer.Option(help="Only jobs of this status.")] = None,
-    model_id: Annotated[str | None, typer.Option("--model", help="Only jobs that prune this model.")] = None,
+    model_id: Annotated[str | None, typer.Option("--model", help="Only jobs about this model.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
     with connect() as client:
-        jobs = client.list_jobs(status=status, model_id=model_id, name=name, limit=limit)
+        jobs = client.list_jobs(kind=kind, status=status, model_id=model_id, name=name, limit=limit)
     if as_json:
         emit(jobs)
     else:
-        columns = ("id", "status", "phase", "created_at", "name")
+        columns = ("id", "kind", "status", "phase", "created_at", "name")
         table(columns, ([job[column] for column in columns] for job in jobs))
 
 
@@ -74,7 +75,7 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
     if as_json:
         emit(job)
     else:
-        facts(job, ("id", "name", "status", "phase", "progress", "created_at", "started_at", "finished_at"))
+        facts(job, ("id", "kind", "name", "status", "phase", "progress", "created_at", "started_at", "finished_at"))
         show_result(job)
 
 

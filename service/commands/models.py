@@ -1,14 +1,16 @@
-"""`secateur models`: upload, download and list models."""
+"""`secateur models`: upload, download, list and inspect models."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from service.client_files import read_spec
 from service.commands.connect import connect
-from service.commands.show import AsJson, emit, facts, say, table, transfer
+from service.commands.exits import of_job
+from service.commands.show import AsJson, JobDisplay, emit, facts, say, show_result, table, transfer
 
-app = typer.Typer(no_args_is_help=True, help="Upload, download and list models.")
+app = typer.Typer(no_args_is_help=True, help="Upload, download, list and inspect models.")
 
 FACTS = ("id", "name", "state", "family", "architecture", "task", "parameters", "size", "dtype", "structure",
          "supported", "parent_model_id", "job_id", "created_at")  # fmt: skip
@@ -64,6 +66,32 @@ def show(model_id: ModelId, as_json: AsJson = False) -> None:
     with connect() as client:
         model = client.show_model(model_id)
     emit(model) if as_json else facts(model, FACTS)
+
+
+@app.command()
+def inspect(
+    model_id: ModelId,
+    dataset: Annotated[str | None, typer.Option(help="Id of a data set, ds_…, to score by and to measure on.")] = None,
+    spec: Annotated[Path | None, typer.Option(help="JSON file: criteria, structures, ratios and more.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job, and print what it found.")] = False,
+    report: Annotated[Path | None, typer.Option(help="File for the HTML report; waits for it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what could be cut, and at what loss; prints the job's id, or with --wait what it found."""
+    order = {} if spec is None else read_spec(spec)
+    if dataset is not None:
+        order |= {"dataset_id": dataset}
+    with connect() as client:
+        job = client.inspect_model(model_id, order)
+        if not (wait or report):
+            emit(job) if as_json else typer.echo(job["id"])
+            return
+        with JobDisplay() as display:
+            job = client.watch_job(job["id"], display.update)
+        if report is not None and job["inspection"] is not None:
+            report.write_bytes(client.job_report(job["id"]))
+    emit(job) if as_json else show_result(job)
+    raise typer.Exit(of_job(job["status"]))
 
 
 @app.command()

@@ -156,8 +156,33 @@ def _times(before: float, after: float, better: str) -> str:
     return f"{before / after:.2f} x {better}" if after else ""
 
 
+def trials(inspection: Json) -> list[tuple[str, ...]]:
+    """Rows `(structure, criterion, cut, units, score, loss, same)` of what an inspection found."""
+    rows: list[tuple[str, ...]] = []
+    for one in inspection["scored"]:
+        for trial in one["trials"]:
+            loss, same = trial["loss"], trial["agreement"]
+            found = ("" if loss is None else f"{loss:.4g}", "" if same is None else f"{same:.1%}")
+            units = f"{trial['removed']:,} of {trial['of']:,}"
+            share, score = f"{trial['ratio']:.0%}", f"{trial['score']:.1%}"
+            rows.append((one["structure"], one["criterion"]["kind"], share, units, score, *found))
+    return rows
+
+
+def show_inspection(inspection: Json) -> None:
+    """What stands out, and what every trial cost."""
+    for line in inspection["highlights"]:
+        typer.echo(line)
+    if inspection["loss"] is not None:
+        typer.echo(f"loss {inspection['loss']:.4g} on {inspection['rows']} rows of {inspection['split']}")
+    if inspection["scored"]:
+        table(("structure", "criterion", "cut", "units", "score", "loss", "same"), trials(inspection))
+
+
 def show_result(job: Json) -> None:
-    """How a job ended: its before and after, its verdict, its error and its warnings."""
+    """How a job ended: its before and after, its verdict, its error and its warnings; or what it found in a model."""
+    if job.get("inspection") is not None:
+        show_inspection(job["inspection"])
     if job["result"] is not None:
         table(("", "before", "after", "change"), comparison(job["result"]))
         for line in job["result"]["verdict"]:

@@ -7,12 +7,11 @@ the spec that must change and says what to change it to.
 from collections.abc import Callable
 from typing import Any
 
-from service.errors import FieldError, Invalid
 from service.resolve.advice import advice
 from service.resolve.cuts import check_cuts, check_target
 from service.resolve.data import check_head, check_labels, check_splits, check_task, check_tokenizer
 from service.resolve.exports import check_exports
-from service.resolve.order import Faults, Order
+from service.resolve.order import Faults, Order, refusal
 from service.resolve.settings import check_device, check_goals, check_lengths, check_nothing_runs, check_stride
 from service.specs import Cut, JobSpec
 from service.tables import Dataset, Model
@@ -48,8 +47,7 @@ def resolve(
     checks = CHECKS if order.family.known else CHECKS_OF_UNKNOWN
     faults = [fault for check in checks for fault in check(order)]
     if faults:
-        errors = tuple(FieldError(fault.pointer, fault.detail) for fault in faults)
-        raise Invalid(faults[0].detail, code=faults[0].code, errors=errors)
+        raise refusal(faults)
     warnings = [{"code": code, "message": message} for code, message in dict.fromkeys(advice(order))]
     return _configuration(order), warnings
 

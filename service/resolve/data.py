@@ -9,8 +9,9 @@ from service.resolve.order import (
     scoring_parts,
     training_parts,
 )
+from service.specs import TaskName
 
-_HEADLESS = "sentence-embedding"
+HEADLESS: TaskName = "sentence-embedding"
 """The task that reads the encoder itself."""
 _GENERAL = (None, "masked-lm", "causal-lm")
 """What a model is for that nobody has trained for a task yet."""
@@ -29,7 +30,7 @@ def check_task(order: Order) -> Faults:
 def check_head(order: Order) -> Faults:
     """The model has a trained head for the task, or `baseline` trains one."""
     spec, model = order.spec, order.model
-    if spec.baseline is not None or spec.task == _HEADLESS or spec.task not in order.family.tasks:
+    if spec.baseline is not None or spec.task == HEADLESS or spec.task not in order.family.tasks:
         return
     if model.task not in (*_GENERAL, spec.task):
         detail = f"The model's head is for {model.task}; change the task, or give `baseline` to train a new head."

@@ -1,10 +1,11 @@
 """What is checked at the door of a job: a spec, the model and the data set it is about, and the faults found."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from service.catalog import Family, family_of
+from service.errors import FieldError, Invalid
 from service.specs import DATA_CRITERIA, TRAINING_CRITERIA, JobSpec, QualityGoal
 from service.tables import Dataset, Model
 
@@ -21,6 +22,12 @@ class Fault:
 
 
 Faults: TypeAlias = Iterator[Fault]
+
+
+def refusal(faults: Sequence[Fault]) -> Invalid:
+    """The error of an order with faults: the code of the first, and all of them as its errors."""
+    errors = tuple(FieldError(fault.pointer, fault.detail) for fault in faults)
+    return Invalid(faults[0].detail, code=faults[0].code, errors=errors)
 
 
 @dataclass(frozen=True)

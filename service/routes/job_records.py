@@ -116,6 +116,8 @@ def get_model(principal: Reader, session: SessionDep, storage: StorageDep, job_i
     """The Hugging Face directory at the root, ONNX under `onnx/`; ETag is the sha256, `Range` resumes."""
     job = _with_result(session, principal.tenant, job_id)
     assert job.result is not None
+    if job.kind == "inspection":
+        raise NotFound("An inspection makes no model; it has a report.", code="NO_MODEL")
     files = {name: (artifact.size, artifact.key) for name, artifact in job_archive(_artifacts(session, job_id))}
     sha256 = job.result["archive"]["sha256"]
     return serve_tar(request, storage, files, sha256=sha256, filename=f"{job.name}.tar")

@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from service import jobs
 from service.auth import Principal
+from service.broker import Broker
 from service.db import Database, on_commit
 from service.deps import (
     BrokerDep,
@@ -37,7 +38,7 @@ from service.resolve import resolve
 from service.routes.creation import remove_bytes
 from service.schemas import JobView, Page, UtcTime, Validated
 from service.specs import JobSpec
-from service.states import Status
+from service.states import Kind, Status
 from service.tables import Dataset, Job, Model
 from service.worker_view import device_kinds, live_workers
 
@@ -78,11 +79,24 @@ def create_job(
     if validate_only:
         checked = Validated(configuration=configuration, warnings=warnings)
         return Response(checked.model_dump_json(), media_type="application/json")
-    job = jobs.submit(session, jobs.new_job(principal.tenant, submitted, configuration, warnings))
-    view = job_view(session, job, base_url(request))
+    job = jobs.new_job(principal.tenant, submitted, configuration, warnings)
+    return queue(session, broker, principal, request, response, digest, job)
+
+
+def queue(
+    session: Session,
+    broker: Broker,
+    principal: Principal,
+    request: Request,
+    response: Response,
+    body_sha256: str,
+    job: Job,
+) -> JobView:
+    """Store a job as queued, ring once it is committed, and answer with it where it can be found."""
+    view = job_view(session, jobs.submit(session, job), base_url(request))
     headers = {"Location": view.links["self"]}
     response.headers.update(headers)
-    remember(session, principal, request, digest, 202, headers, view.model_dump(mode="json"))
+    remember(session, principal, request, body_sha256, 202, headers, view.model_dump(mode="json"))
     on_commit(session, functools.partial(broker.ring, job.id, job.priority))
     return view
 
@@ -92,35 +106,44 @@ def _resolved(session: Session, principal: Principal, submitted: Any) -> tuple[d
         spec = JobSpec.model_validate(submitted)
     except ValidationError as error:
         raise invalid_body(error, submitted, "INVALID_SPEC") from error
-    # Locked so that neither can be deleted between this check and the job's row.
-    model = session.scalar(
-        select(Model)
-        .where(Model.id == spec.model_id, Model.tenant == principal.tenant, Model.deleted_at.is_(None))
-        .with_for_update(read=True)
-    )
-    if model is None:
-        raise _missing("/model_id", "model")
-    if model.state != "ready":
-        raise _not_ready(model.state)
-    dataset = None
-    if spec.dataset_id is not None:
-        dataset = session.scalar(
-            select(Dataset)
-            .where(Dataset.id == spec.dataset_id, Dataset.tenant == principal.tenant, Dataset.deleted_at.is_(None))
-            .with_for_update(read=True)
-        )
-        if dataset is None:
-            raise _missing("/dataset_id", "data set")
+    model = ready_model(session, principal, spec.model_id, "/model_id")
+    dataset = known_dataset(session, principal, spec.dataset_id)
     return resolve(spec, model, dataset, device_kinds(live_workers(session)))
 
 
-def _missing(pointer: str, what: str) -> NotFound:
-    return NotFound(f"There is no such {what}.", errors=(FieldError(pointer, f"There is no such {what}."),))
+def ready_model(session: Session, principal: Principal, model_id: str, *pointers: str) -> Model:
+    """The tenant's model, locked so that it cannot be deleted before the job's row is there.
+
+    Raises `NotFound`, and `Conflict` while the model is not ready; `pointers` name the fields of the body at fault.
+    """
+    model = session.scalar(
+        select(Model)
+        .where(Model.id == model_id, Model.tenant == principal.tenant, Model.deleted_at.is_(None))
+        .with_for_update(read=True)
+    )
+    if model is None:
+        detail = "There is no such model."
+        raise NotFound(detail, errors=tuple(FieldError(pointer, detail) for pointer in pointers))
+    if model.state != "ready":
+        detail = f"The model is {model.state}; only a ready one can be pruned."
+        errors = tuple(FieldError(pointer, detail) for pointer in pointers)
+        raise Conflict(detail, code="MODEL_NOT_READY", errors=errors)
+    return model
 
 
-def _not_ready(state: str) -> Conflict:
-    detail = f"The model is {state}; only a ready one can be pruned."
-    return Conflict(detail, code="MODEL_NOT_READY", errors=(FieldError("/model_id", detail),))
+def known_dataset(session: Session, principal: Principal, dataset_id: str | None) -> Dataset | None:
+    """The tenant's data set, locked likewise; None where none is named. Raises `NotFound`."""
+    if dataset_id is None:
+        return None
+    dataset = session.scalar(
+        select(Dataset)
+        .where(Dataset.id == dataset_id, Dataset.tenant == principal.tenant, Dataset.deleted_at.is_(None))
+        .with_for_update(read=True)
+    )
+    if dataset is None:
+        detail = "There is no such data set."
+        raise NotFound(detail, errors=(FieldError("/dataset_id", detail),))
+    return dataset
 
 
 @router.get("", summary="List jobs", response_model=Page[JobView], responses=responses(422))
@@ -128,6 +151,7 @@ def list_jobs(
     principal: Reader,
     session: SessionDep,
     request: Request,
+    kind: Annotated[Kind | None, Query()] = None,
     status: Annotated[Status | None, Query()] = None,
     model_id: Annotated[str | None, Query()] = None,
     name: Annotated[str | None, Query()] = None,
@@ -138,7 +162,7 @@ def list_jobs(
 ) -> Any:
     """Newest first. `metadata[key]=value` filters by metadata and may be repeated."""
     query = select(Job).where(Job.tenant == principal.tenant)
-    for column, wanted in ((Job.status, status), (Job.model_id, model_id), (Job.name, name)):
+    for column, wanted in ((Job.kind, kind), (Job.status, status), (Job.model_id, model_id), (Job.name, name)):
         if wanted is not None:
             query = query.where(column == wanted)
     if created_after is not None:

@@ -155,3 +155,31 @@ RESULT: dict[str, Any] = {
     "archive": {"size": 0, "sha256": "0" * 64},
     "engine": {"device": "cpu", "peak_memory": 1, "seconds": {"loading": 0.1}, "versions": {"torch": "2"}},
 }
+FINDINGS: dict[str, Any] = {
+    "loss": 0.5,
+    "rows": 8,
+    "split": "validation",
+    "near_zero": {"threshold": 0.1, "weights": 9, "share": 0.1, "zeros": 0.0, "layers": [], "matrices": []},
+    "scored": [
+        {
+            "structure": "layers",
+            "criterion": {"kind": "magnitude", "norm": 1},
+            "groups": [
+                {
+                    "stack": "encoder",
+                    "layer": None,
+                    "place": "",
+                    "units": 1,
+                    "mean": 1.0,
+                    "idle": 0.0,
+                    "quantiles": [1.0] * 7,
+                    "scores": [1.0],
+                }
+            ],
+            "trials": [{"ratio": 0.5, "removed": 0, "of": 1, "score": 0.0, "loss": 0.5, "agreement": 1.0}],
+        }
+    ],
+    "alike": [{"stack": "encoder", "states": None, "weights": [[1.0]]}],
+    "highlights": ["Nothing stands out."],
+    "engine": {"device": "cpu", "peak_memory": 1, "seconds": {"loading": 0.1}, "versions": {"torch": "2"}},
+}

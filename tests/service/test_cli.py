@@ -18,6 +18,7 @@ from service.commands import connect
 from service.commands.show import comparison, size_of
 from service.config import Settings, get_settings
 from service.db import Database
+from tests.service.samples import FINDINGS
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -161,6 +162,59 @@ def test_an_interrupted_run_leaves_the_job_alone_and_says_so(
 def test_run_needs_a_model(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text("{}")
     assert code_of("run", "--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")) == 2
+
+
+# models inspect
+
+
+def found(**fields: Any) -> dict[str, Any]:
+    """An inspection that has ended."""
+    return job("succeeded", kind="inspection", inspection=FINDINGS) | fields
+
+
+def test_inspect_prints_the_jobs_id_and_sends_what_was_asked_for(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str, Any]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append((request.method, request.url.path, json.loads(request.content)))
+        return httpx.Response(202, json=job("queued"))
+
+    answers(handler)
+    assert code_of("models", "inspect", "mdl_1") == 0
+    assert capsys.readouterr().out == "job_1\n"
+    (tmp_path / "spec.json").write_text('{"ratios": [0.5]}')
+    assert code_of("models", "inspect", "mdl_1", "--dataset", "ds_1", "--spec", "spec.json", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["id"] == "job_1"
+    path = "/v1/models/mdl_1/inspections"
+    assert asked == [("POST", path, {}), ("POST", path, {"ratios": [0.5], "dataset_id": "ds_1"})]
+
+
+def test_inspect_waits_shows_what_was_found_and_keeps_the_page(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/report"):
+            return httpx.Response(200, text="<html>")
+        return (
+            httpx.Response(202, json=job("queued")) if request.method == "POST" else httpx.Response(200, json=found())
+        )
+
+    answers(handler)
+    assert code_of("models", "inspect", "mdl_1", "--report", "page.html") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["Nothing", "stands", "out."]
+    assert lines[-1] == ["layers", "magnitude", "50%", "0", "of", "1", "0.0%", "0.5", "100.0%"]
+    assert (tmp_path / "page.html").read_text() == "<html>"
+    assert code_of("models", "inspect", "mdl_1", "--wait", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["inspection"] == FINDINGS
+
+
+def test_an_inspection_that_failed_ends_as_a_failed_job(answers: Callable[[Handler], None]) -> None:
+    ended = found(status="failed", inspection=None)
+    answers(lambda request: httpx.Response(202 if request.method == "POST" else 200, json=ended))
+    assert code_of("models", "inspect", "mdl_1", "--wait", "--report", "page.html") == 3
 
 
 # Address and key

@@ -75,7 +75,7 @@ def test_both_clients_have_the_same_methods() -> None:
     sync.pop("close")
     other.pop("aclose")
     assert sync == other
-    assert len(sync) == 27
+    assert len(sync) == 28
     assert all(getattr(Client, name).__doc__ for name in sync)
 
 
@@ -138,6 +138,18 @@ def test_gives_up_in_the_end(invoke: Invoke, pauses: list[float]) -> None:
     with pytest.raises(Unreachable, match="http://service"):
         invoke(handler, "list_jobs")
     assert len(pauses) == 4
+
+
+def test_an_inspection_is_ordered_of_a_model(invoke: Invoke) -> None:
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(202, json={"id": "job_1"})
+
+    assert invoke(handler, "inspect_model", "mdl_1", {"rows": 8}, idempotency_key="once")["id"] == "job_1"
+    assert seen[0].url == "http://service/v1/models/mdl_1/inspections"
+    assert (seen[0].content, seen[0].headers["idempotency-key"]) == (b'{"rows":8}', "once")
 
 
 def test_lists_go_on_over_pages(invoke: Invoke) -> None:

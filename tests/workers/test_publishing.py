@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from service.jobs import Claim
 from service.storage import open_storage
 from service.storage.tar import TarLayout
 from service.tables import Artifact
+from tests.service.samples import FINDINGS
 from workers.lease import JobFailed
-from workers.publishing import MAX_RESULT_BYTES, Publication, publish, read_result
+from workers.publishing import MAX_RESULT_BYTES, Publication, Result, publish, read_result
 from workers.staging import Order
 
 HELD = Claim("job_X", 2, "default", 1)
@@ -74,8 +76,21 @@ def test_the_archive_has_the_directory_at_its_root(folder: Path) -> None:
 def test_artifacts_lie_below_the_token(folder: Path) -> None:
     publication = published(folder)
     assert all(artifact.key == f"artifacts/job_X/2/{artifact.path}" for artifact in publication.artifacts)
+    assert publication.model is not None
     assert publication.model.prefix == "artifacts/job_X/2/huggingface"
     assert publication.model.parent_model_id == "mdl_PARENT"
+
+
+def test_an_inspection_has_a_report_and_makes_no_model(folder: Path) -> None:
+    (folder / "result.json").write_text(json.dumps(FINDINGS))
+    storage = open_storage(f"file://{folder.parent / 'storage'}")
+    order = replace(ORDER, configuration={"kind": "inspection"})
+    publication = publish(storage, folder, HELD, order, lambda: None)
+    assert (publication.status, publication.model, publication.result) == ("succeeded", None, FINDINGS)
+    assert "report/report.html" in {artifact.path for artifact in publication.artifacts}
+    (folder / "result.json").write_text(json.dumps(RESULT))
+    with pytest.raises(JobFailed, match="without a complete result"):
+        publish(storage, folder, HELD, order, lambda: None)
 
 
 def test_the_network_folder_is_an_archive_root_too() -> None:
@@ -121,7 +136,7 @@ def test_output_that_is_not_plain_files_is_refused(folder: Path, kind: str) -> N
 def test_a_result_that_cannot_be_kept_fails_the_job(folder: Path, text: str) -> None:
     (folder / "result.json").write_text(text)
     with pytest.raises(JobFailed, match="without a complete result"):
-        read_result(folder)
+        read_result(folder, Result)
 
 
 def test_a_result_whose_model_is_missing_fails_the_job(folder: Path) -> None:

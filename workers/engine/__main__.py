@@ -7,11 +7,14 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from service.specs import JobSpec
+from service.specs.inspection import Inspection
 from workers.engine.failures import EngineError
+from workers.engine.inspection import inspect
 from workers.engine.reporter import Reporter
 from workers.engine.streamed import compress_files, is_streamed
 
@@ -39,17 +42,23 @@ def main() -> int:
 
 def _run(folder: Path, reporter: Reporter) -> None:
     order = json.loads((folder / "order.json").read_text())
-    spec = JobSpec.model_validate(order["configuration"])
-    if is_streamed(spec, order["model"]):
-        result = compress_files(folder, spec, order["model"], reporter)
-    else:
-        # PyTorch alone takes more memory and time than such a job needs in all.
-        from workers.engine.compress import compress
-
-        result = compress(folder, spec, reporter, order["max_threads"])
+    result = _carry_out(order, folder, reporter)
     unfinished = folder / "result.json.tmp"
     unfinished.write_text(json.dumps(result, allow_nan=False))
     unfinished.replace(folder / "result.json")
+
+
+def _carry_out(order: dict[str, Any], folder: Path, reporter: Reporter) -> dict[str, Any]:
+    if order["configuration"].get("kind") == "inspection":
+        inspection = Inspection.model_validate(order["configuration"])
+        return inspect(folder, inspection, order["model"], reporter, order["max_threads"])
+    spec = JobSpec.model_validate(order["configuration"])
+    if is_streamed(spec, order["model"]):
+        return compress_files(folder, spec, order["model"], reporter)
+    # PyTorch alone takes more memory and time than a streamed job needs in all.
+    from workers.engine.compress import compress
+
+    return compress(folder, spec, reporter, order["max_threads"])
 
 
 def classify(error: Exception) -> EngineError:

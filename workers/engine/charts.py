@@ -73,7 +73,7 @@ def latency_chart(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[s
             axes.set_title(RUNTIME_TITLES.get(runtime, runtime))
         figure.axes[0].set_ylabel("milliseconds per batch")
 
-    return _svg("latency", (3.15 * max(len(runtimes), 2), 2.7), draw)
+    return svg("latency", (3.15 * max(len(runtimes), 2), 2.7), draw)
 
 
 def _draw_latencies(axes: Axes, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
@@ -110,7 +110,7 @@ def structure_chart(before: Mapping[str, Any], after: Mapping[str, Any], kept: M
             axes.set_title(f"{title} of the decoder" if side else title)
             axes.set_xlabel("layer of the original")
 
-    return _svg("structure", (9.45, 2.7 * len(sides)), draw)
+    return svg("structure", (9.45, 2.7 * len(sides)), draw)
 
 
 def _draw_layers(axes: Axes, sizes: Sequence[int], kept: Mapping[int, int]) -> None:
@@ -145,7 +145,7 @@ def curves_chart(curves: Mapping[str, Sequence[Point]]) -> str:
         for axes in list(figure.axes)[len(curves) :]:
             axes.set_axis_off()
 
-    return _svg("curves", (9.45, 2.4 * rows), draw)
+    return svg("curves", (9.45, 2.4 * rows), draw)
 
 
 def _curve_title(name: str) -> str:
@@ -173,16 +173,16 @@ def running_mean(values: Sequence[float], reach: int) -> list[float]:
     return means
 
 
-def _svg(name: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+def svg(name: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
     """Draws a figure of `size` inches; the same input gives the same bytes, and ids start with `name`."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    markup = buffer.getvalue()
+    markup = re.sub(r"<metadata>.*?</metadata>", "", markup[markup.index("<svg") :], flags=re.DOTALL)
+    markup = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", markup)
     for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, variable)
-    return re.sub(r"font: ([^;\"]*?)([\d.]+px)[^;\"]*", r"font: \1\2 system-ui, sans-serif", svg)
+        markup = markup.replace(color, variable)
+    return re.sub(r"font: ([^;\"]*?)([\d.]+px)[^;\"]*", r"font: \1\2 system-ui, sans-serif", markup)

@@ -98,12 +98,17 @@ def result(
                 "uniform": is_stock(network),
             },
         },
-        "engine": {
-            "device": torch.cuda.get_device_name(work.device) if work.device.type == "cuda" else "cpu",
-            "peak_memory": _peak_memory(work.device),
-            "seconds": dict(reporter.seconds),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        },
+        "engine": engine_facts(work.device, reporter),
+    }
+
+
+def engine_facts(device: torch.device, reporter: Reporter) -> dict[str, Any]:
+    """What the job ran on and how long its phases took."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "peak_memory": _peak_memory(device),
+        "seconds": dict(reporter.seconds),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 PROGRESS_SECONDS = 0.5
@@ -23,6 +24,7 @@ class Reporter:
         self._step = 0
         self._fraction = 0.0
         self.total_steps = 1
+        self.steps_share = STEPS_SHARE
         self.seconds: dict[str, float] = {}
         self.curves: dict[str, list[dict[str, Any]]] = {}
         self.warnings: list[dict[str, str]] = []
@@ -41,9 +43,21 @@ class Reporter:
             self._write(type="phase", phase=name)
 
     def advance(self, steps: int = 1) -> None:
-        """Steps of `total_steps` are done: the part of the job that reads rows, `STEPS_SHARE` of its progress."""
+        """Steps of `total_steps` are done: the part of the job that reads rows, `steps_share` of its progress."""
         self._step = min(self._step + steps, self.total_steps)
-        self.reach(STEPS_SHARE * self._step / self.total_steps)
+        self.reach(self.steps_share * self._step / self.total_steps)
+
+    def portion(self, steps: int) -> Callable[[float], None]:
+        """Tells `steps` of the total bit by bit: call it with the share of them that is done, up to 1."""
+        told = 0
+
+        def tell(share: float) -> None:
+            nonlocal told
+            done = round(steps * share)
+            self.advance(done - told)
+            told = done
+
+        return tell
 
     def reach(self, fraction: float) -> None:
         """So much of the job is done; told at most every half second."""

@@ -68,28 +68,37 @@ def list_artifacts(out: Path) -> list[dict[str, Any]]:
 
 def render(record: Record, artifacts: Sequence[Mapping[str, Any]] = ()) -> str:
     """The HTML page: no script, nothing loaded from elsewhere; every value is escaped."""
-    environment = Environment(
+    before, after = record.result["before"], record.result["after"]
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            record=record,
+            result=record.result,
+            configuration=json.dumps(record.configuration, indent=2, ensure_ascii=False),
+            headline=list(_headline(before, after)),
+            goals=[_goal(goal) for goal in record.result["verdict"]],
+            quality=list(_quality_rows(before, after)),
+            costs=list(_cost_rows(before, after)),
+            latencies=list(_latency_rows(before, after)),
+            int8_speedup=_int8_speedup(before, after),
+            charts=_charts(record),
+            artifacts=artifacts,
+        )
+    )
+
+
+def environment() -> Environment:
+    """Finds the templates below this folder, and escapes every value that goes into them."""
+    found = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bytes": format_bytes, "duration": format_duration}
-    before, after = record.result["before"], record.result["after"]
-    return environment.get_template(TEMPLATE).render(
-        record=record,
-        result=record.result,
-        configuration=json.dumps(record.configuration, indent=2, ensure_ascii=False),
-        headline=list(_headline(before, after)),
-        goals=[_goal(goal) for goal in record.result["verdict"]],
-        quality=list(_quality_rows(before, after)),
-        costs=list(_cost_rows(before, after)),
-        latencies=list(_latency_rows(before, after)),
-        int8_speedup=_int8_speedup(before, after),
-        charts=_charts(record),
-        artifacts=artifacts,
-    )
+    found.filters |= {"bytes": format_bytes, "duration": format_duration}
+    return found
 
 
 def _charts(record: Record) -> dict[str, Markup]:

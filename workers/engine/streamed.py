@@ -157,10 +157,15 @@ def _result(
         "before": before,
         "after": after,
         "model": model | {"directory": directory},
-        "engine": {
-            "device": "cpu",
-            "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "seconds": dict(reporter.seconds),
-            "versions": {"python": platform.python_version(), "numpy": version("numpy")},
-        },
+        "engine": engine_facts(reporter),
+    }
+
+
+def engine_facts(reporter: Reporter) -> dict[str, Any]:
+    """What a job without PyTorch ran on and how long its phases took."""
+    return {
+        "device": "cpu",
+        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "seconds": dict(reporter.seconds),
+        "versions": {"python": platform.python_version(), "numpy": version("numpy")},
     }
