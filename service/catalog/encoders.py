@@ -75,6 +75,8 @@ ALBERT = Family(
     stock_structures=("ffn_neurons", "vocabulary", "weights"),
     reasons={
         "layers": "all its layers share the same weights, so leaving layers out makes nothing smaller",
+        "attention_layers": "all its layers share one attention, which has to stay",
+        "ffn_layers": "all its layers share one feed-forward part, which has to stay",
         "hidden_size": "its hidden size is not cut in this version",
     },
 )

@@ -36,7 +36,10 @@ class Family:
     """Where a head's width has a key of its own; elsewhere it is the hidden size over the number of heads."""
     defaults: Mapping[str, Default] = field(default_factory=dict)
     config_keys: frozenset[str] = frozenset()
-    structures: tuple[str, ...] = ("attention_heads", "ffn_neurons", "layers", "hidden_size", "vocabulary", "weights")
+    structures: tuple[str, ...] = (
+        *("attention_heads", "ffn_neurons", "layers", "attention_layers", "ffn_layers"),
+        *("hidden_size", "vocabulary", "weights"),
+    )
     stock_structures: tuple[str, ...] = ("ffn_neurons", "layers", "vocabulary", "weights")
     """Structures whose uniform cut a stock config can express, so that plain `from_pretrained` loads the result."""
     one_size: tuple[str, ...] = ()

@@ -53,8 +53,8 @@ def check_vocabulary(value: Any, name: str) -> None:
         raise _refused(name, "does not map tokens to their numbers")
 
 
-def check_lines(data: bytes, name: str, limit: int) -> None:
-    """A vocabulary or merges as lines of text, at most `limit` bytes. Raises `Invalid`."""
+def check_text(data: bytes, name: str, limit: int) -> None:
+    """A vocabulary, merges or a template as text of at most `limit` bytes. Raises `Invalid`."""
     if len(data) > limit:
         raise _refused(name, f"is larger than {limit} bytes")
     try:

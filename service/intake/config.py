@@ -23,7 +23,6 @@ LONGEST_TEXT = 8192
 _MAX_LAYERS, _MAX_WIDTH, _MAX_FFN, _MAX_TABLE = 256, 65_536, 1 << 20, 1_000_000
 _CAPS = {
     "type_vocab_size": 1024,
-    "num_hidden_groups": _MAX_LAYERS,
     "inner_group_num": 16,
     "conv_kernel_size": 64,
     "decoder_vocab_size": _MAX_TABLE,
@@ -243,8 +242,8 @@ def _check_token_ids(values: dict[str, Any]) -> None:
 
 def _check_variants(values: dict[str, Any]) -> None:
     """Keys by which one family is built in more than one way."""
-    if "num_hidden_groups" in values and values["num_hidden_groups"] > values["num_hidden_layers"]:
-        raise _refused("num_hidden_groups", "must not be more than num_hidden_layers")
+    if values.get("num_hidden_groups", 1) > 1:
+        raise _refused("num_hidden_groups", "must be 1 in this version: all layers share one set of weights")
     if "pooler_hidden_size" in values and values["pooler_hidden_size"] != values["hidden_size"]:
         raise _refused("pooler_hidden_size", "must be the hidden_size")
     if "conv_groups" in values and values["hidden_size"] % max(1, values["conv_groups"]):

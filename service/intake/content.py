@@ -10,12 +10,13 @@ SENTENCEPIECE_FILES = frozenset(
     "sentencepiece.bpe.model spiece.model spm.model tokenizer.model source.spm target.spm".split()
 )
 VOCABULARY_FILES = frozenset("vocab.json target_vocab.json added_tokens.json".split())
-LINES_FILES = frozenset({"vocab.txt", "merges.txt"})
+TEXT_FILES = frozenset({"vocab.txt", "merges.txt", "chat_template.jinja"})
+"""The last is a program for whoever chats with the model; nothing here ever renders it."""
 TOKENIZER_FILES = (
     frozenset("tokenizer.json tokenizer_config.json special_tokens_map.json".split())
     | SENTENCEPIECE_FILES
     | VOCABULARY_FILES
-    | LINES_FILES
+    | TEXT_FILES
 )
 INERT_FILES = frozenset(
     """generation_config.json modules.json 1_Pooling/config.json sentence_bert_config.json

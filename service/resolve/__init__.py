@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from service.resolve.advice import advice
-from service.resolve.cuts import check_cuts, check_target
-from service.resolve.data import check_head, check_labels, check_splits, check_task, check_tokenizer
+from service.resolve.cuts import check_cuts, check_embeddings, check_target
+from service.resolve.data import check_baseline, check_head, check_labels, check_splits, check_task, check_tokenizer
 from service.resolve.exports import check_exports
 from service.resolve.order import Faults, Order, refusal
 from service.resolve.settings import check_device, check_goals, check_lengths, check_nothing_runs, check_stride
@@ -21,10 +21,12 @@ __all__ = ["resolve"]
 CHECKS: tuple[Callable[[Order], Faults], ...] = (
     check_task,
     check_head,
+    check_baseline,
     check_splits,
     check_tokenizer,
     check_labels,
     check_cuts,
+    check_embeddings,
     check_target,
     check_exports,
     check_lengths,

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+from service.resolve.cuts import removed, stacks_of, units_of
 from service.resolve.order import Order
 from service.specs import TRAINING_CRITERIA, Cut, Gradual, JobSpec
+from service.specs.rounding import nearest
 
 
 def advice(order: Order) -> Iterator[tuple[str, str]]:
@@ -12,6 +14,7 @@ def advice(order: Order) -> Iterator[tuple[str, str]]:
     yield from _of_schedule(spec)
     for cut in spec.pruning.cuts:
         yield from _of_cut(cut, spec)
+        yield from _of_ratio(cut, order)
     if spec.beams != type(spec).model_fields["beams"].default and spec.task != "translation":
         yield "BEAMS_NOT_USED", "Only translation is judged by a beam search; beams changes nothing here."
     if order.dataset is not None and not order.splits & {"train", "validation", "test"}:
@@ -26,6 +29,17 @@ def _of_schedule(spec: JobSpec) -> Iterator[tuple[str, str]]:
         yield "FINETUNING_MISSING", "A gradual schedule without finetuning cuts in rounds but recovers in none."
     elif schedule.rounds > spec.finetuning.epochs:
         yield "ROUNDS_EXCEED_EPOCHS", "There are more rounds than epochs: the first rounds are not fine-tuned."
+
+
+def _of_ratio(cut: Cut, order: Order) -> Iterator[tuple[str, str]]:
+    """One unit of every layer stays, whatever the ratio."""
+    for stack in stacks_of(cut, order.family):
+        units = units_of(order.model, cut.structure, stack)
+        asked = [sum(units)] if cut.scope == "global" else units
+        wanted = sum(nearest(size * cut.share) for size in asked)
+        if cut.threshold is None and removed(units, cut.share, cut.scope) < wanted:
+            yield "RATIO_NOT_REACHED", f"One of the {cut.structure} always stays, so fewer go than the ratio says."
+            return
 
 
 def _of_cut(cut: Cut, spec: JobSpec) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,12 @@
 """Can the model lose what the cuts ask for, and what is left afterwards?"""
 
 from collections import defaultdict
-from collections.abc import Iterator
 
 from service.catalog import Family
+from service.resolve.data import HEADLESS
 from service.resolve.order import Fault, Faults, Order
 from service.specs import Cut
+from service.specs.rounding import nearest
 from service.tables import Model
 
 _WHOLE = ("hidden_size", "vocabulary")
@@ -17,9 +18,15 @@ _UNITS = {
     ("ffn_neurons", "decoder"): "decoder_ffn_width",
     ("layers", "encoder"): "layers",
     ("layers", "decoder"): "decoder_layers",
+    ("attention_layers", "encoder"): "attention_heads",
+    ("attention_layers", "decoder"): "decoder_attention_heads",
+    ("ffn_layers", "encoder"): "ffn_width",
+    ("ffn_layers", "decoder"): "decoder_ffn_width",
     ("hidden_size", "encoder"): "hidden_size",
 }
 """Where the units of a structure are counted in a model's `structure`; a single stack counts as the encoder's."""
+_SUBLAYERS = ("attention_layers", "ffn_layers")
+"""Structures whose units are the layers that have any of what is counted."""
 
 
 def check_cuts(order: Order) -> Faults:
@@ -37,6 +44,19 @@ def check_cuts(order: Order) -> Faults:
             yield Fault("STACK_NOT_SUPPORTED", f"{at}/stack", _why_no_stack(family, cut.structure))
         elif cut.threshold is None:
             yield from _check_takes(cut, order, taken, at)
+
+
+def check_embeddings(order: Order) -> Faults:
+    """Texts are embedded by the whole stream, which a narrower one is no match for."""
+    if order.spec.task != HEADLESS or order.dataset is None:
+        return
+    for index, cut in enumerate(order.spec.pruning.cuts):
+        if cut.structure == "hidden_size":
+            detail = (
+                "Embeddings are compared with the original's, which narrower ones cannot be: choose other structures "
+                "to cut, or leave the data set out and measure the result yourself."
+            )
+            yield Fault("STRUCTURE_NOT_SUPPORTED", f"/pruning/cuts/{index}/structure", detail)
 
 
 def check_target(order: Order) -> Faults:
@@ -60,7 +80,7 @@ def _why_no_stack(family: Family, structure: str) -> str:
 
 def _check_takes(cut: Cut, order: Order, taken: dict[tuple[str, ...], float], at: str) -> Faults:
     """Whether a cut takes units that no cut before it took, whose numbers are in `taken` and are kept up to date."""
-    amounts = {key: _amount(cut, order.model, key) for key in _keys(cut, order.family)}
+    amounts = _amounts(cut, order)
     if all(amount <= taken[key] for key, amount in amounts.items()):
         detail = f"So small a share of the {cut.structure} of this model rounds to none; raise the ratio."
         if any(taken[key] for key in amounts):
@@ -73,30 +93,39 @@ def _check_takes(cut: Cut, order: Order, taken: dict[tuple[str, ...], float], at
         taken[key] = max(amount, taken[key])
 
 
-def _amount(cut: Cut, model: Model, key: tuple[str, ...]) -> float:
-    """How many units go; the share where they are not counted."""
-    units = units_of(model, key[0], key[1])
-    return removed(units, cut.share, cut.scope) if units else cut.share
+def _amounts(cut: Cut, order: Order) -> dict[tuple[str, ...], float]:
+    """How many units go, stack by stack, or of both that are ranked together; the share where they are not counted."""
+    stacks = stacks_of(cut, order.family)
+    units = {stack: units_of(order.model, cut.structure, stack) for stack in stacks}
+    if cut.scope == "global" and len(stacks) > 1 and all(units.values()):
+        units = {"": [size for sizes in units.values() for size in sizes]}
+    return {
+        (cut.structure, stack, cut.pattern or ""): removed(sizes, cut.share, cut.scope) if sizes else cut.share
+        for stack, sizes in units.items()
+    }
 
 
-def _keys(cut: Cut, family: Family) -> Iterator[tuple[str, ...]]:
-    """What is cut, stack by stack: a cut of both takes from each."""
+def stacks_of(cut: Cut, family: Family) -> tuple[str, ...]:
+    """Which stacks a cut takes from: one without a stack takes from all; a single one counts as the encoder."""
     stacks = (cut.stack,) if cut.stack else () if cut.structure in _WHOLE else family.stacks
-    for stack in stacks or ("encoder",):
-        yield cut.structure, stack, cut.pattern or ""
+    return stacks or ("encoder",)
 
 
 def units_of(model: Model, structure: str, stack: str) -> list[int]:
-    """Units of a structure, layer by layer; none where they are not counted. Heads that share keys count as one."""
+    """Units of a structure, layer by layer where there are any; none where they are not counted.
+
+    Heads that share keys count as one.
+    """
     structure_key = _UNITS.get((structure, stack), "")
     counted = model.structure.get(structure_key) or []
     if structure_key == "attention_heads":
         counted = model.structure.get("key_value_heads") or counted
-    return counted if isinstance(counted, list) else [counted]
+    sizes = [size for size in (counted if isinstance(counted, list) else [counted]) if size]
+    return [len(sizes)] if structure in _SUBLAYERS and sizes else sizes
 
 
 def removed(units: list[int], share: float, scope: str) -> int:
     """How many units go: a share, rounded to the nearest, in every layer or of all; one stays in each."""
     if scope == "global":
-        return min(int(sum(units) * share + 0.5), sum(units) - len(units))
-    return sum(min(int(size * share + 0.5), size - 1) for size in units)
+        return min(nearest(sum(units) * share), sum(units) - len(units))
+    return sum(min(nearest(size * share), size - 1) for size in units)

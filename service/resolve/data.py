@@ -40,6 +40,14 @@ def check_head(order: Order) -> Faults:
         yield Fault("BASELINE_REQUIRED", "/baseline", detail)
 
 
+def check_baseline(order: Order) -> Faults:
+    """There is something to learn before the cut: of a text alone, only where the uncut model puts it."""
+    spec, given = order.spec, (order.dataset.labels if order.dataset else None) or {}
+    if spec.baseline is not None and spec.task == HEADLESS and given.get("pairs") is False:
+        detail = "Texts without partners teach an uncut model nothing; leave baseline out, or give pairs."
+        yield Fault("BASELINE_NOT_USED", "/baseline", detail)
+
+
 def check_splits(order: Order) -> Faults:
     """There is a data set wherever one is read, with the splits that are."""
     spec, splits = order.spec, order.splits

@@ -76,7 +76,8 @@ class SecondOrder(Part):
 
 
 class Similarity(Part):
-    """Block influence: one minus the cosine between a layer's input and output (Men et al., 2024)."""
+    """Block influence: one minus the cosine of the states before and after a layer (Men et al., 2024), or before and
+    after what its attention or its feed-forward part adds (He et al., 2024)."""
 
     kind: Literal["similarity"]
     samples: Samples = 512
@@ -99,6 +100,8 @@ CRITERIA_OF: dict[str, frozenset[str]] = {
     "attention_heads": frozenset(_LINKED),
     "ffn_neurons": frozenset(_LINKED),
     "layers": frozenset(_ANY | {"similarity"}),
+    "attention_layers": frozenset(_ANY | {"similarity"}),
+    "ffn_layers": frozenset(_ANY | {"similarity"}),
     "hidden_size": frozenset(_ANY | {"activation"}),
     "vocabulary": frozenset(),
     "weights": frozenset(_LINKED),

@@ -8,7 +8,9 @@ from pydantic_core import PydanticCustomError
 from service.specs.criteria import CRITERIA_OF, Criterion, Regularization
 from service.specs.part import Part
 
-StructureName: TypeAlias = Literal["attention_heads", "ffn_neurons", "layers", "hidden_size", "vocabulary", "weights"]
+StructureName: TypeAlias = Literal[
+    "attention_heads", "ffn_neurons", "layers", "attention_layers", "ffn_layers", "hidden_size", "vocabulary", "weights"
+]
 StackName: TypeAlias = Literal["encoder", "decoder"]
 Pattern: TypeAlias = Literal["unstructured", "2:4", "4:8", "block"]
 
@@ -19,12 +21,18 @@ N_OF_M: dict[str, tuple[int, int]] = {"2:4": (2, 4), "4:8": (4, 8)}
 class Cut(Part):
     """One cut: a share of the units of one structure, chosen by one criterion."""
 
-    structure: StructureName
+    structure: StructureName = Field(
+        description="attention_layers, ffn_layers: the self-attention or the FFN of whole layers; cross-attention stays"
+    )
     stack: StackName | None = Field(None, description="of an encoder-decoder: the side that is cut; default both")
     ratio: float | None = Field(
         None, gt=0, lt=1, description="share of the units cut; not needed with an N:M pattern, a threshold, vocabulary"
     )
-    scope: Literal["uniform", "global"] = "uniform"
+    scope: Literal["uniform", "global"] = Field(
+        "uniform",
+        description="where the ratio holds: in every layer, or globally; weights by activation or second_order then "
+        "lose less in layers with more outliers (OWL: Yin et al., 2024)",
+    )
     pattern: Pattern | None = Field(None, description="of structure weights only; default unstructured")
     block_size: int = Field(4, ge=2, le=256, description="rows and columns of a block, with pattern block")
     criterion: Criterion | None = None

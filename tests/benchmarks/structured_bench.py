@@ -37,7 +37,8 @@ from workers.engine.tasks import TASKS, Settings, Task
 
 PEER = "torch-pruning==1.6.1"
 LENGTH = 64
-CALIBRATION_ROWS = 1024
+CALIBRATION_ROWS = 4000
+"""All rows that fine-tuning sees."""
 BATCH = 32
 REPETITIONS = 30
 RECIPE = Training(epochs=1, learning_rate=1e-4)
@@ -220,7 +221,7 @@ def right(network: PreTrainedModel, task: Task, kept: tuple[int, ...]) -> int:
     shorter = replica(network)
     layers = STRUCTURES["layers"]
     layers.cut(shorter, [mask_of(kept, layers.groups(shorter)[0].units)])
-    batches = task.sample(CALIBRATION_ROWS, BATCH)
+    batches = task.sample(CALIBRATION_ROWS // 4, BATCH)
     return sum(int((task.logits(shorter, batch).argmax(-1) == batch["labels"]).sum()) for batch in batches)
 
 
@@ -246,8 +247,9 @@ def by_torch_pruning(network: PreTrainedModel, task: Task, share: float, _seed: 
         output_transform=lambda output: output.logits.sum(),
     )
     network.zero_grad()
-    for batch in task.sample(CALIBRATION_ROWS, BATCH):
-        (task.loss(network, batch) * task.size(batch) / CALIBRATION_ROWS).backward()
+    rows = task.sample_size(CALIBRATION_ROWS)
+    for batch in task.sample(rows, BATCH):
+        (task.loss(network, batch) * task.size(batch) / rows).backward()
     pruner.step()
     network.zero_grad(set_to_none=True)
     for layer in layers:

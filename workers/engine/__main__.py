@@ -56,6 +56,10 @@ def _carry_out(order: dict[str, Any], folder: Path, reporter: Reporter) -> dict[
     if is_streamed(spec, order["model"]):
         return compress_files(folder, spec, order["model"], reporter)
     # PyTorch alone takes more memory and time than a streamed job needs in all.
+    from workers.engine.blockwise import compress_blocks, is_blockwise
+
+    if is_blockwise(spec):
+        return compress_blocks(folder, spec, order["model"], reporter, order["max_threads"])
     from workers.engine.compress import compress
 
     return compress(folder, spec, reporter, order["max_threads"])

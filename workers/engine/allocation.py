@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.engine.rounding import nearest
+from service.specs.rounding import nearest
 
 
 def allocate(

@@ -6,6 +6,7 @@ latency-aware pruning: Shen et al., 2022), which are few.
 """
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -46,24 +47,38 @@ def solve(scores: list[Tensor], costs: list[float], budget: float, minimum: list
 
 
 def solve_uniform(
-    scores: list[Tensor], costs: list[float], budget: float, minimum: list[int], kinds: list[str]
+    scores: list[Tensor],
+    costs: list[float],
+    budget: float,
+    minimum: list[int],
+    kinds: list[str],
+    allowed: Mapping[str, Collection[int]] | None = None,
 ) -> list[Tensor]:
     """The same where all groups of one of `kinds` keep the same number of units, as stock configs demand.
 
-    A group with fewer units than that keeps all of them.
+    A group with fewer units than that keeps all of them. A kind in `allowed` keeps one of its numbers there.
     """
     names = sorted(set(kinds))
     members = [[group for group, kind in enumerate(kinds) if kind == name] for name in names]
-    least = [max(minimum[group] for group in found) for found in members]
+    counts = [
+        _counts([len(scores[group]) for group in found], max(minimum[group] for group in found), allowed or {}, name)
+        for name, found in zip(names, members, strict=True)
+    ]
     curves = [
-        _uniform_curve([scores[group] for group in found], [costs[group] for group in found], start)
-        for found, start in zip(members, least, strict=True)
+        _uniform_curve([scores[group] for group in found], [costs[group] for group in found], numbers)
+        for found, numbers in zip(members, counts, strict=True)
     ]
     keep = [torch.zeros(len(values), dtype=torch.bool) for values in scores]
-    for found, start, choice in zip(members, least, _choose(curves, budget), strict=True):
+    for found, numbers, choice in zip(members, counts, _choose(curves, budget), strict=True):
         for group in found:
-            keep[group][_descending(scores[group])[: start + choice]] = True
+            keep[group][_descending(scores[group])[: numbers[choice]]] = True
     return keep
+
+
+def _counts(units: list[int], least: int, allowed: Mapping[str, Collection[int]], kind: str) -> list[int]:
+    """How many units each group of a kind may keep, ascending."""
+    numbers = range(least, max(units) + 1)
+    return [number for number in numbers if kind not in allowed or number in allowed[kind]]
 
 
 def _descending(scores: Tensor) -> Tensor:
@@ -83,11 +98,10 @@ def _sums(values: Tensor) -> Tensor:
     return torch.nn.functional.pad(values.cumsum(0), (1, 0))
 
 
-def _uniform_curve(scores: list[Tensor], costs: list[float], least: int) -> _Curve:
-    counts = torch.arange(least, max(len(values) for values in scores) + 1)
+def _uniform_curve(scores: list[Tensor], costs: list[float], counts: list[int]) -> _Curve:
     total, worth = torch.zeros(len(counts), dtype=torch.float64), torch.zeros(len(counts), dtype=torch.float64)
     for values, cost in zip(scores, costs, strict=True):
-        kept = counts.clamp_max(len(values))
+        kept = torch.tensor(counts).clamp_max(len(values))
         total += cost * kept
         worth += _sums(values.double().sort(descending=True).values)[kept]
     return _Curve(total, worth)

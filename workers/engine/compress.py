@@ -15,7 +15,7 @@ from workers.engine.reporter import STEPS_SHARE, Reporter
 from workers.engine.reporting import Record, write_report
 from workers.engine.subject import Anatomy, Subject
 from workers.engine.surgery import Theatre, apply_cut
-from workers.engine.targets import STRUCTURES_CUT, Bill, prune_units
+from workers.engine.targets import STRUCTURES_CUT, Bill, check_reach, prune_units
 from workers.engine.tasks import TASKS, Task
 from workers.engine.verification import verify
 from workers.engine.work import Work, load, prepare, round_weights
@@ -98,12 +98,15 @@ def reach_target(subject: Subject, target: Target, share: float, theatre: Theatr
     assert task is not None  # the door refuses a target without a data set
     theatre.reporter.phase("analyzing")
     tokens = theatre.work.settings(network).max_length
-    whole = Bill(target.metric, tokens).total(subject.teacher)
+    bill = Bill(target.metric, tokens)
+    whole = bill.total(subject.teacher)
     uniform = "huggingface" in spec.exports
     if uniform:
         message = "The same number of heads and neurons goes in every layer, as the export huggingface needs."
         theatre.reporter.warning("UNIFORM_BUDGET", message + " huggingface_custom would keep the best of each layer.")
     kinds = STRUCTURES_CUT if not uniform or family_of(network).facts.head_width else ("ffn_neurons",)
+    # Now, not in the last of many rounds.
+    check_reach(network, bill, whole * target.ratio, kinds)
     left = whole * (1 - (1 - target.ratio) * share)
     cut = prune_units(
         network, task, target, left, tokens, uniform=uniform, structures=kinds, advance=theatre.reporter.advance
@@ -139,8 +142,9 @@ def forward_passes(spec: JobSpec, task: Task | None) -> int:
         total += spec.finetuning.epochs * ((TRAINING_COST + teacher) * train_rows + validation)
         total += sum(epochs > 0 for epochs in rounds) * validation
     for cut in spec.pruning.cuts:
-        total += len(rounds) * getattr(cut.criterion, "epochs", 0) * (TRAINING_COST * train_rows + 2 * validation)
-    samples = [getattr(cut.criterion, "samples", 0) for cut in spec.pruning.cuts]
-    if spec.pruning.target is not None:
-        samples.append(spec.pruning.target.samples)
-    return max(1, total + len(rounds) * sum(TRAINING_COST * task.sample_size(rows) for rows in samples))
+        if epochs := getattr(cut.criterion, "epochs", 0):
+            total += len(rounds) * (epochs * (TRAINING_COST * train_rows + validation) + validation)
+        total += len(rounds) * TRAINING_COST * task.sample_size(getattr(cut.criterion, "samples", 0))
+    if spec.pruning.target is not None:  # scored, then repaired
+        total += len(rounds) * (TRAINING_COST + 1) * task.sample_size(spec.pruning.target.samples)
+    return max(1, total)

@@ -93,9 +93,11 @@ class Reporter:
         return done
 
     def warning(self, code: str, message: str) -> None:
-        """Something that the client should know of the result."""
-        self.warnings.append({"code": code, "message": message})
-        self._write(type="warning", code=code, message=message)
+        """Something that the client should know of the result, told once however many rounds find it."""
+        found = {"code": code, "message": message}
+        if found not in self.warnings:
+            self.warnings.append(found)
+            self._write(type="warning", **found)
 
     def error(self, code: str, message: str, blame: str, retryable: bool) -> None:
         """Why the job ends here."""

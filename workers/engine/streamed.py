@@ -53,7 +53,7 @@ def compress_files(folder: Path, spec: JobSpec, model: dict[str, Any], reporter:
     reporter.phase("loading")
     source, out, directory = folder / "in" / "model", folder / "out", spec.exports[0]
     target = out / directory
-    before = _measure(source, model)
+    before = measure_files(source, model)
     target.mkdir(parents=True)
     for path in source.iterdir():
         if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
@@ -64,9 +64,9 @@ def compress_files(folder: Path, spec: JobSpec, model: dict[str, Any], reporter:
     reporter.reach(COMPRESSED)
     reporter.phase("verifying")
     verify_compressed(target, out / "compressed", folder / "scratch" / "unpacked")
-    after = _measure(target, model) | {"compressed_size": compressed}
+    after = measure_files(target, model) | {"compressed_size": compressed}
     reporter.phase(None)
-    outcome = _result(spec, model, directory, before, after, reporter)
+    outcome = result_of(spec, model, directory, before, after, reporter)
     record = Record(spec.model_dump(mode="json"), outcome, {}, cuts, {}, reporter.warnings, VERIFICATION)
     write_report(record, out)
     return outcome
@@ -127,7 +127,7 @@ def is_projection(name: str, stack: str | None = None) -> bool:
     )
 
 
-def _measure(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
+def measure_files(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
     """One side of the result; what takes a running network is empty."""
     tensors = [tensor for shard in read_shards(folder) for tensor in shard.tensors]
     return {
@@ -142,7 +142,7 @@ def _measure(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _result(
+def result_of(
     spec: JobSpec,
     model: dict[str, Any],
     directory: str,
@@ -150,6 +150,7 @@ def _result(
     after: dict[str, Any],
     reporter: Reporter,
 ) -> dict[str, Any]:
+    """The whole result of a job whose network was never built."""
     goals = verdict(spec.acceptance, before, after)
     return {
         "verdict": goals,

@@ -28,7 +28,8 @@ class Anatomy:
         """The anatomy of an uncut network."""
         units = {
             name: {(*group.key, group.layer): group.units for group in STRUCTURES[name].groups(network)}
-            for name in ("attention_heads", "ffn_neurons", "layers", "hidden_size")
+            for name in STRUCTURES
+            if name != "weights"
         }
         layers = {stack: list(range(count)) for (stack, _, _), count in units["layers"].items()}
         return cls(units, layers)

@@ -2,22 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from service.specs import DATA_CRITERIA, N_OF_M, Cut
+from service.specs.rounding import nearest
 from workers.engine import allocation
 from workers.engine.criteria import CRITERIA
 from workers.engine.criteria.criterion import Criterion
 from workers.engine.families import family_of
-from workers.engine.layerwise import Method, SparseGpt, Wanda, prune_blocks
+from workers.engine.layerwise import METHODS, method_of, prune_blocks
 from workers.engine.recovery import TRAINING_COST, Course, train
-from workers.engine.repair import repair
+from workers.engine.repair import IGNORED, repair
 from workers.engine.replica import replica
 from workers.engine.reporter import Reporter
-from workers.engine.rounding import nearest
 from workers.engine.scoring import BATCH, finite, read_rows
 from workers.engine.slicing import by_input, weight_of
 from workers.engine.structures import STRUCTURES
@@ -30,8 +31,6 @@ from workers.engine.vocabulary import cut_tokenizer, cut_vocabulary, texts_of
 from workers.engine.work import Work
 
 CALIBRATION_ROWS = 512
-METHODS: dict[str, Callable[..., Method]] = {"activation": Wanda, "second_order": SparseGpt}
-"""How single weights are solved block by block, by criterion."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +94,36 @@ def calibration(task: Task, cut: Cut) -> list[Batch]:
 
 def _cut_blocks(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> tuple[int, int]:
     """Solves single weights one block after another, each from what the cut blocks before it hand on."""
-    network, task, reporter = subject.network, subject.task, theatre.reporter
+    network, task, work = subject.network, subject.task, theatre.work
     assert task is not None  # the door refuses such a job without a data set
-    pattern = N_OF_M.get(cut.pattern or "")
-    side = cut.block_size if cut.pattern == "block" else None
-    method = METHODS[cut.kind](share=share, pattern=pattern, side=side)
-    rows = [inputs_in(batch, network) for batch in calibration(task, cut)]
-    removed = of = 0
-    for stack in family_of(network).sides(network):
-        if cut.stack in (None, stack.stack.name):
-            prune_blocks(network, stack.modules, rows, method, lambda _share: None, bfloat16=theatre.work.bfloat16)
-            weights = [weight_of(linear) for linear in linears_of(network, stack.stack.name)]
-            removed += sum(int((weight == 0).sum()) for weight in weights)
-            of += sum(weight.numel() for weight in weights)
-    reporter.advance(TRAINING_COST * task.sample_size(getattr(cut.criterion, "samples", 0)))
-    return removed, of
+    batches = calibration(task, cut)
+    rows = [inputs_in(batch, network) for batch in batches]
+    stacks = [side for side in family_of(network).sides(network) if cut.stack in (None, side.stack.name)]
+    tell = theatre.reporter.portion(TRAINING_COST * task.sample_size(getattr(cut.criterion, "samples", 0)))
+    for number, side in enumerate(stacks):
+        prune_blocks(
+            network,
+            side.modules,
+            rows,
+            method_of(cut, share),
+            partial(_tell_part, tell, number, len(stacks)),
+            counted=[_counted(batch, side.stack.name) for batch in batches],
+            stored=work.stored,
+            bfloat16=work.bfloat16,
+        )
+    weights = [weight_of(linear) for side in stacks for linear in linears_of(network, side.stack.name)]
+    return sum(int((weight == 0).sum()) for weight in weights), sum(weight.numel() for weight in weights)
+
+
+def _tell_part(tell: Callable[[float], None], part: int, parts: int, share: float) -> None:
+    tell((part + share) / parts)
+
+
+def _counted(batch: Batch, stack: str) -> Tensor | None:
+    """Which tokens of a stack are no padding, (rows, tokens); the decoder's where it is given tokens of its own."""
+    if stack == "decoder" and "decoder_input_ids" in batch:
+        return batch["labels"] != IGNORED
+    return batch.get("attention_mask")
 
 
 def allocate(
@@ -185,11 +199,13 @@ def _cut_words(subject: Subject, theatre: Theatre) -> tuple[int, int]:
     folder = work.scratch / "vocabulary"
     kept = cut_tokenizer(subject.source, folder, texts_of(work.dataset, work.spec.task))
     before = int(subject.network.config.vocab_size)
-    if len(kept) < before:
+    # The tokenizer may know tokens that the network has no row for.
+    left = int((kept < before).sum())
+    if left < before:
         subject.teacher = replica(subject.teacher, subject.teacher.device)
         for network in (subject.network, subject.teacher):
             cut_vocabulary(network, kept)
         subject.source = folder
         subject.task = TASKS[work.spec.task](work.dataset, folder, subject.network, work.settings(subject.network))
         subject.task.teacher = subject.teacher
-    return before - len(kept), before
+    return before - left, before

@@ -12,6 +12,8 @@ from service.specs.criteria import SecondOrder as SecondOrderSpec
 from workers.engine.budget import solve, solve_uniform
 from workers.engine.criteria.second_order import SecondOrder
 from workers.engine.failures import EngineError
+from workers.engine.families import family_of
+from workers.engine.families.sizes import heads_per_unit, hidden_size_of
 from workers.engine.repair import repair
 from workers.engine.scoring import BATCH, finite, read_rows
 from workers.engine.slicing import columns_of
@@ -66,20 +68,20 @@ def prune_units(
     """Cuts `network` in place until its heads and neurons cost at most `budget` (see `Bill`); returns removed and of.
 
     Second-order scores of both structures from one reading of `target.samples` rows, the best units that the budget
-    buys, then the repair of what is left. With `uniform` all layers keep the same number, as stock configs need; what
-    is not in `structures` stays whole. One unit of each group always stays. Raises EngineError NOT_FINITE where the
-    weights are broken, TARGET_OUT_OF_REACH where the least network is over the budget; both before anything is cut.
+    buys, then the repair of what is left. With `uniform` all layers keep the same number, one that a stock config can
+    say; what is not in `structures` stays whole. One unit of each group always stays. Raises EngineError NOT_FINITE
+    where the weights are broken, TARGET_OUT_OF_REACH where the least network is over the budget; both before anything
+    is cut.
     """
     bill = Bill(target.metric, tokens)
+    check_reach(network, bill, budget, structures)
     groups = [(name, group) for name in STRUCTURES_CUT for group in STRUCTURES[name].groups(network)]
     costs = [bill.unit(name, group) for name, group in groups]
     minimum = [1 if name in structures else group.units for name, group in groups]
-    if sum(cost * least for cost, least in zip(costs, minimum, strict=True)) > budget:
-        message = "the target is below what must stay: a head and a neuron in each layer, or all heads; raise ratio"
-        raise EngineError("TARGET_OUT_OF_REACH", message, blame="user")
     scores = second_order_scores(network, task, target.samples, advance)
     if uniform:
-        keep = solve_uniform(scores, costs, budget, minimum, [name for name, _ in groups])
+        allowed = {name: numbers for name, numbers in stock_counts(network).items() if name in structures}
+        keep = solve_uniform(scores, costs, budget, minimum, [name for name, _ in groups], allowed)
     else:
         keep = solve(scores, costs, budget, minimum)
     masks = {
@@ -94,6 +96,34 @@ def prune_units(
         name: (sum(int((~mask).sum()) for mask in masks[name]), sum(len(mask) for mask in masks[name]))
         for name in structures
     }
+
+
+def check_reach(network: PreTrainedModel, bill: Bill, budget: float, structures: tuple[str, ...]) -> None:
+    """Raises EngineError TARGET_OUT_OF_REACH where one unit of each group, and all that is whole, are over `budget`."""
+    least = sum(
+        bill.unit(name, group) * (1 if name in structures else group.units)
+        for name in STRUCTURES_CUT
+        for group in STRUCTURES[name].groups(network)
+    )
+    if least > budget:
+        message = "the target is below what must stay, a head and a neuron in each layer; raise ratio"
+        if "attention_heads" not in structures:
+            message = (
+                "the target is below what must stay: a stock config of this family cannot say fewer heads, so that all "
+                "of them do; raise ratio, or export huggingface_custom"
+            )
+        raise EngineError("TARGET_OUT_OF_REACH", message, blame="user")
+
+
+def stock_counts(network: PreTrainedModel) -> dict[str, list[int]]:
+    """Numbers of units in a layer that a stock config can say, where not all can: heads that divide the hidden size.
+
+    One key-value head is always among them, since the query heads of all of them divide it.
+    """
+    if not family_of(network).facts.heads_divide_hidden:
+        return {}
+    hidden, together = hidden_size_of(network), heads_per_unit(network)
+    return {"attention_heads": [units for units in range(1, hidden + 1) if hidden % (units * together) == 0]}
 
 
 def second_order_scores(

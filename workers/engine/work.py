@@ -9,12 +9,15 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from service.catalog import has_tokenizer
 from service.specs import JobSpec
 from workers.engine.failures import EngineError
 from workers.engine.families import family_in, family_of
 from workers.engine.families.loading import load_network, load_with_new_head
 from workers.engine.reporter import Reporter
 from workers.engine.tasks import TASKS, Settings, Task
+from workers.engine.tasks.row_task import load_tokenizer
+from workers.engine.tasks.text_classification import TextClassification
 
 STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
 """Types of weights that are saved as they came; all others are saved in float32."""
@@ -103,6 +106,8 @@ def load(work: Work, reporter: Reporter) -> tuple[PreTrainedModel, Task | None]:
     """The network on its device, and the task where there is a data set; warns of what the data lacks."""
     kind = TASKS[work.spec.task]
     network = _load_network(work, kind)
+    if kind is TextClassification and family_of(network).stacks[0].name == "decoder":
+        name_padding(network, work.model)
     # Eager attention is about 1.5 times faster than sdpa on short sequences without a GPU.
     network.set_attn_implementation("eager" if work.device.type == "cpu" else "sdpa")
     network.config.use_cache = False
@@ -132,6 +137,24 @@ def _labels_of_upload(model: Path) -> list[str]:
         return []
     names: dict[str, str] = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     return [names[index] for index in sorted(names, key=int)]
+
+
+def name_padding(network: PreTrainedModel, model: Path) -> None:
+    """Gives the config of a decoder a padding token where it has none, by which rows of a batch find their last token.
+
+    That of the tokenizer, or the end of texts, which is never asked what follows it. Raises EngineError MODEL_UNUSABLE
+    where no token will do.
+    """
+    config = network.config
+    if config.pad_token_id is not None:
+        return
+    tokenizer = load_tokenizer(model) if has_tokenizer([path.name for path in model.iterdir()]) else None
+    found = [getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id")] + [config.eos_token_id]
+    usable = [token for token in found if isinstance(token, int) and token < config.vocab_size]
+    if not usable:
+        message = "config.json names no pad_token_id, without which rows of a batch cannot be classified; add it"
+        raise EngineError("MODEL_UNUSABLE", message, blame="user")
+    config.pad_token_id = usable[0]
 
 
 @torch.no_grad()

@@ -181,7 +181,7 @@ def electra(values: Values) -> Layout:
 
 
 def albert(values: Values) -> Layout:
-    """ALBERT (Lan et al., 2020): groups of layers that share their weights, and narrow embeddings."""
+    """ALBERT (Lan et al., 2020): layers that share their weights, and narrow embeddings."""
     hidden, wide, width = values["hidden_size"], values["intermediate_size"], values["embedding_size"]
     layer = {
         **linear("attention.query", hidden, hidden),
@@ -194,7 +194,6 @@ def albert(values: Values) -> Layout:
         **norm("full_layer_layer_norm", hidden),
     }
     group = repeated("albert_layers.", values["inner_group_num"], layer)
-    groups = values["num_hidden_groups"]
     pooler = linear("albert.pooler", hidden, hidden)
     words = _words_head(
         values, width, "predictions.dense", "predictions.LayerNorm", "predictions.bias", "predictions.decoder"
@@ -205,9 +204,9 @@ def albert(values: Values) -> Layout:
             **_embeddings(values, width),
             **norm("embeddings.LayerNorm", width),
             **linear("encoder.embedding_hidden_mapping_in", hidden, width),
-            **repeated("encoder.albert_layer_groups.", groups, group),
+            **repeated("encoder.albert_layer_groups.", 1, group),
         },
-        {"encoder.albert_layer_groups.": groups},
+        {"encoder.albert_layer_groups.": 1},
         {
             "text-classification": {**pooler, **linear("classifier", labels_of(values), hidden)},
             "masked-lm": words,

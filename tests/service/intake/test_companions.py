@@ -49,10 +49,10 @@ def test_a_vocabulary_maps_tokens_to_numbers(value: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [b"a\0b", b"\xff\xfe", b"too long"])
-def test_lines_are_text(data: bytes) -> None:
-    companions.check_lines("a b\né\n".encode(), "merges.txt", 7)
+def test_files_of_text_are_text(data: bytes) -> None:
+    companions.check_text("a b\né\n".encode(), "merges.txt", 7)
     with pytest.raises(Invalid) as caught:
-        companions.check_lines(data, "merges.txt", 7)
+        companions.check_text(data, "merges.txt", 7)
     assert caught.value.code == "TOKENIZER_REFUSED"
 
 

@@ -81,7 +81,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("t5", {"feed_forward_proj": "relu", "is_gated_act": True}),
     ("t5", {"num_decoder_layers": 0}),
     ("t5", {"dense_act_fn": "exec"}),
-    ("albert", {"num_hidden_groups": 3}),
+    ("albert", {"num_hidden_groups": 2}),
     ("albert", {"inner_group_num": 17}),
     ("deberta-v2", {"pos_att_type": ["p2p"]}),
     ("deberta-v2", {"pos_att_type": "c2p|exec"}),

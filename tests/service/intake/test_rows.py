@@ -50,6 +50,16 @@ def test_writers_differ_and_rows_do_not(data: bytes, tmp_path: Path) -> None:
     assert _read(data, tmp_path) == [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
 
 
+def test_a_question_without_an_answer_is_told_by_split_line_and_cause(tmp_path: Path) -> None:
+    """As half of the rows of SQuAD 2.0 are."""
+    answered = {"question": "who?", "context": "it is me", "answers": {"text": ["me"], "answer_start": [6]}}
+    rows = [answered, answered | {"answers": {"text": [], "answer_start": []}}]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    with pytest.raises(Invalid) as caught:
+        _read(data, tmp_path, kind_of("question-answering"))
+    assert caught.value.detail.startswith("Split train, line 2: questions without an answer are not taken")
+
+
 def test_pairs_and_names(tmp_path: Path) -> None:
     kind = _classification()
     rows = _read(b"text,text_pair,label\na,b,yes\nc,,no\n", tmp_path, kind)

@@ -16,6 +16,9 @@ MOVEMENT = {**NEURONS, "criterion": {"kind": "movement"}}
     ("changes", "codes"),
     [
         ({"cuts": [TAYLOR]}, []),
+        ({"cuts": [{**TAYLOR, "ratio": 0.995}]}, ["RATIO_NOT_REACHED"]),
+        ({"cuts": [{**TAYLOR, "ratio": 0.99, "scope": "global"}], "exports": ["onnx"]}, ["RATIO_NOT_REACHED"]),
+        ({"cuts": [{**TAYLOR, "ratio": 0.97}]}, []),
         ({"cuts": [MAGNITUDE]}, ["MAGNITUDE_WEAK"]),
         ({"cuts": [MAGNITUDE, {**MAGNITUDE, "ratio": 0.6}]}, ["MAGNITUDE_WEAK"]),
         ({"cuts": [NEURONS]}, ["RANDOM_CONTROL"]),

@@ -3,10 +3,14 @@
 from typing import Any
 
 import pytest
+import torch
 
 from service.catalog import FAMILIES
+from service.resolve.cuts import removed
 from service.specs import CRITERIA_OF
 from tests.service.resolve.orders import (
+    ATTENTIONS,
+    FFNS,
     HEADS,
     HIDDEN,
     LAYERS,
@@ -18,9 +22,10 @@ from tests.service.resolve.orders import (
     resolved,
 )
 from tests.service.samples import a_dataset, a_model, a_model_of
+from workers.engine.allocation import allocate
 
 TARGET = {"target": {"metric": "parameters", "ratio": 0.5}}
-ONE_OF_EACH = {cut["structure"]: cut for cut in (HEADS, NEURONS, LAYERS, HIDDEN, VOCABULARY, WEIGHTS)}
+ONE_OF_EACH = {cut["structure"]: cut for cut in (HEADS, NEURONS, LAYERS, ATTENTIONS, FFNS, HIDDEN, VOCABULARY, WEIGHTS)}
 
 
 def test_there_is_a_cut_of_every_structure_here() -> None:
@@ -73,6 +78,7 @@ def test_what_both_stacks_have_in_common_has_no_stack(cut: dict[str, Any]) -> No
         [NEURONS, {**NEURONS, "criterion": {"kind": "magnitude"}}],
         [WEIGHTS, {**WEIGHTS, "ratio": 0.3}],
         [LAYERS, LAYERS],
+        [ATTENTIONS, ATTENTIONS],
         [HIDDEN, HIDDEN],
     ],
 )
@@ -89,10 +95,47 @@ def test_a_second_cut_must_take_more(cuts: list[dict[str, Any]]) -> None:
         [WEIGHTS, {**WEIGHTS, "pattern": "2:4", "ratio": None}],
         [{**NEURONS, "stack": "encoder"}, {**NEURONS, "stack": "decoder"}],
         [{**NEURONS, "stack": "encoder"}, NEURONS],
+        [LAYERS, ATTENTIONS, FFNS],
+        [{**FFNS, "stack": "encoder"}, {**FFNS, "stack": "decoder"}],
     ],
 )
 def test_a_second_cut_may_take_more_or_elsewhere(cuts: list[dict[str, Any]]) -> None:
-    assert resolved(a_model_of("marian"), cuts=cuts)
+    assert resolved(a_model_of("marian"), cuts=cuts, exports=["onnx"])
+
+
+def test_layers_that_lost_a_part_are_not_counted_among_those_that_can() -> None:
+    sizes = {**a_model_of("llama").structure, "attention_heads": [0, 4, 0, 0], "key_value_heads": [0, 2, 0, 0]}
+    model = a_model_of("llama", structure=sizes, facts={"uniform": False})
+    assert faults(model, cuts=[ATTENTIONS], exports=["onnx"]) == ("CUT_REMOVES_NOTHING", ["/pruning/cuts/0/ratio"])
+    for cut in (HEADS, FFNS, {**HEADS, "scope": "global"}):
+        assert resolved(model, cuts=[cut], exports=["onnx"])
+    assert faults(model, cuts=[{**HEADS, "ratio": 0.2}], exports=["onnx"])[0] == "CUT_REMOVES_NOTHING"
+
+
+def test_both_stacks_are_ranked_together() -> None:
+    """Of two layers and one a sixth rounds to none in either stack, but to one of all three."""
+    model = a_model_of("bart", structure=a_model_of("bart").structure | {"layers": 2, "decoder_layers": 1})
+    sixth = {**LAYERS, "ratio": 1 / 6}
+    assert faults(model, cuts=[sixth]) == ("CUT_REMOVES_NOTHING", ["/pruning/cuts/0/ratio"])
+    assert resolved(model, cuts=[{**sixth, "scope": "global"}])
+    twice = [{**sixth, "scope": "global"}] * 2
+    assert faults(model, cuts=twice) == ("CUT_REMOVES_NOTHING", ["/pruning/cuts/1/ratio"])
+
+
+@pytest.mark.parametrize(("size", "share"), [(50, 0.29), (10, 0.35), (12, 0.125), (7, 0.1)])
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_shares_are_rounded_as_the_engine_rounds_them(size: int, share: float, scope: str) -> None:
+    (kept,) = allocate([torch.rand(size)], [size], share, ranked=scope == "global", comparable=True)
+    assert removed([size], share, scope) == int((~kept).sum())
+
+
+def test_embeddings_stay_as_wide_as_those_they_are_compared_with() -> None:
+    dataset = a_dataset(task="sentence-embedding", labels={"pairs": True, "scores": True})
+    cuts = [NEURONS, HIDDEN]
+    error = refused(a_model(), dataset, task="sentence-embedding", cuts=cuts, exports=["huggingface_custom"])
+    assert (error.code, error.errors[0].pointer) == ("STRUCTURE_NOT_SUPPORTED", "/pruning/cuts/1/structure")
+    assert "narrower" in error.detail
+    assert resolved(a_model(), task="sentence-embedding", cuts=cuts, exports=["huggingface_custom"])
 
 
 def test_the_vocabulary_is_cut_once() -> None:

@@ -39,6 +39,17 @@ def test_an_encoder_needs_no_head_for_embeddings(had: str | None) -> None:
     assert resolved(model, task="sentence-embedding", cuts=[WEIGHTS])["baseline"] is None
 
 
+@pytest.mark.parametrize("pairs", [True, False])
+def test_texts_without_partners_are_nothing_to_learn_from_before_a_cut(pairs: bool) -> None:
+    dataset = a_dataset(task="sentence-embedding", labels={"pairs": pairs, "scores": False})
+    order: dict[str, Any] = {"task": "sentence-embedding", "cuts": [NEURONS], "finetuning": {"epochs": 1}}
+    assert resolved(a_model(), dataset, **order)
+    if pairs:
+        assert resolved(a_model(), dataset, **order, baseline=BASELINE)
+    else:
+        assert faults(a_model(), dataset, **order, baseline=BASELINE) == ("BASELINE_NOT_USED", ["/baseline"])
+
+
 @pytest.mark.parametrize(
     ("had", "wanted", "code"),
     [

@@ -7,10 +7,10 @@ import pytest
 from service.catalog import FAMILIES
 from service.errors import Invalid
 from service.tables import Model
-from tests.service.resolve.orders import HEADS, HIDDEN, LAYERS, NEURONS, VOCABULARY, WEIGHTS, resolved
+from tests.service.resolve.orders import ATTENTIONS, FFNS, HEADS, HIDDEN, LAYERS, NEURONS, VOCABULARY, WEIGHTS, resolved
 from tests.service.samples import a_dataset, a_model_of
 
-CUTS = (HEADS, NEURONS, LAYERS, HIDDEN, VOCABULARY, WEIGHTS)
+CUTS = (HEADS, NEURONS, LAYERS, ATTENTIONS, FFNS, HIDDEN, VOCABULARY, WEIGHTS)
 PENALTY = {"kind": "regularization", "threshold": 0.01}
 
 

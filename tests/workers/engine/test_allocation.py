@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
+from service.specs.rounding import nearest
 from workers.engine.allocation import above, allocate, blocks, exact, n_of_m
-from workers.engine.rounding import nearest
 
 CASES = [
     ([chance.randint(1, 40) for _ in range(chance.randint(1, 5))], chance.uniform(0.01, 0.99), seed)

@@ -82,6 +82,14 @@ def test_no_other_uniform_masks_within_the_budget_are_worth_more(problem: Proble
         assert len(counts) == 1 or counts <= widths | {max(counts)}
 
 
+def test_a_uniform_number_is_one_of_those_allowed() -> None:
+    heads, neurons = torch.tensor([9.0, 8.0, 7.0, 6.0]), torch.tensor([5.0, 1.0])
+    kinds = ["heads", "neurons"]
+    free = solve_uniform([heads, neurons], [2.0, 1.0], 8.0, [1, 1], kinds)
+    bound = solve_uniform([heads, neurons], [2.0, 1.0], 8.0, [1, 1], kinds, {"heads": (1, 2, 4)})
+    assert [[int(mask.sum()) for mask in keep] for keep in (free, bound)] == [[3, 2], [2, 2]]
+
+
 def test_cheap_units_crowd_out_a_dear_one_only_where_they_are_worth_more() -> None:
     heads, neurons = torch.tensor([5.0, 4.0]), torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0])
     dear = solve([heads, neurons], [4.0, 1.0], 8.0, [1, 1])

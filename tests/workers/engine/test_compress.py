@@ -14,6 +14,7 @@ from service.ids import new_id
 from service.specs import JobSpec
 from tests.models import tiny_dataset, tiny_model
 from workers.engine.compress import compress, round_epochs, round_shares
+from workers.engine.failures import EngineError
 from workers.engine.reporter import Reporter
 
 TAYLOR = {"kind": "taylor", "samples": 32}
@@ -94,6 +95,29 @@ def test_heads_and_gradual_sgd_through_the_custom_form(tmp_path: Path) -> None:
     assert sum(result["after"]["structure"]["ffn_width"]) == 72
     assert result["model"]["directory"] == "network"
     assert (tmp_path / "out" / "network" / "config.json").exists()
+
+
+def test_attentions_and_ffns_go_apart_and_what_is_left_is_pruned_again(tmp_path: Path) -> None:
+    cuts = [
+        {"structure": "attention_layers", "ratio": 0.5, "criterion": {"kind": "similarity", "samples": 32}},
+        {"structure": "ffn_layers", "ratio": 0.5, "criterion": TAYLOR},
+    ]
+    job = {"exports": ["huggingface_custom"], "benchmark": None}
+    first, _ = run(tmp_path / "one", spec_of(pruning={"cuts": cuts}, finetuning={"epochs": 1}, **job))
+    assert sorted(first["after"]["structure"]["attention_heads"]) == [0, 4]
+    assert sorted(first["after"]["structure"]["ffn_width"]) == [0, 48]
+    assert all(first["after"][cost] < first["before"][cost] for cost in ("parameters", "flops", "size"))
+    assert not first["model"]["facts"]["uniform"]
+    tiny_dataset(tmp_path / "two" / "in" / "dataset")
+    (tmp_path / "one" / "out" / "huggingface_custom").rename(tmp_path / "two" / "in" / "model")
+    spec = spec_of(pruning={"target": {"metric": "flops", "ratio": 0.5, "samples": 32}}, **job)
+    second = compress(tmp_path / "two", spec, Reporter(io.StringIO()), max_threads=1)
+    before, after = second["before"], second["after"]
+    assert before["structure"] == first["after"]["structure"]
+    assert after["flops"] < before["flops"]
+    assert [bool(heads) for heads in after["structure"]["attention_heads"]] == [
+        bool(heads) for heads in before["structure"]["attention_heads"]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +241,53 @@ def test_two_of_four_weights_by_second_order(tmp_path: Path) -> None:
     weights = [value for name, value in tensors.items() if ".layer." in name and value.dim() == 2]
     assert len(weights) == 12
     assert all(bool(((weight.view(-1, 4) != 0).sum(1) == 2).all()) for weight in weights)
+
+
+class Counting(Reporter):
+    """Also adds up what it is told, beyond the total too."""
+
+    told = 0
+
+    def advance(self, steps: int = 1) -> None:
+        self.told += steps
+        super().advance(steps)
+
+
+SECOND_ORDER = {"structure": "weights", "ratio": 0.5, "criterion": {"kind": "second_order", "samples": 32}}
+MOVEMENT = {"structure": "ffn_neurons", "ratio": 0.5, "criterion": {"kind": "movement", "epochs": 2}}
+
+
+@pytest.mark.parametrize(
+    "pruning",
+    [
+        {"target": {"metric": "flops", "ratio": 0.8, "samples": 32}, "schedule": {"kind": "gradual", "rounds": 2}},
+        {"cuts": [SECOND_ORDER]},
+        {"cuts": [MOVEMENT], "schedule": {"kind": "gradual", "rounds": 2}},
+    ],
+    ids=["target", "second_order", "movement"],
+)
+def test_all_of_the_work_was_foreseen(pruning: dict[str, Any], tmp_path: Path) -> None:
+    tiny_model(tmp_path / "in" / "model")
+    tiny_dataset(tmp_path / "in" / "dataset", train=32, validation=8, test=16)
+    parts = {"baseline": {"epochs": 1}, "finetuning": {"epochs": 2, "distillation": {}}, "benchmark": None}
+    reporter = Counting(io.StringIO())
+    compress(tmp_path, spec_of(pruning=pruning, **parts), reporter, max_threads=1)
+    assert reporter.told == reporter.total_steps
+    codes = [warning["code"] for warning in reporter.warnings]
+    assert codes == sorted(set(codes))
+
+
+def test_a_target_out_of_reach_ends_the_job_before_its_first_round(tmp_path: Path) -> None:
+    target = {"target": {"metric": "flops", "ratio": 0.02, "samples": 32}}
+    lines = io.StringIO()
+    tiny_model(tmp_path / "in" / "model")
+    tiny_dataset(tmp_path / "in" / "dataset", train=32)
+    spec = spec_of(pruning=target | {"schedule": {"kind": "gradual", "rounds": 4}}, finetuning={"epochs": 4})
+    with pytest.raises(EngineError) as caught:
+        compress(tmp_path, spec, Reporter(lines), max_threads=1)
+    assert (caught.value.code, caught.value.blame) == ("TARGET_OUT_OF_REACH", "user")
+    assert "huggingface_custom" in caught.value.message
+    assert "pruning.cut" not in lines.getvalue()
 
 
 def test_rounds_add_up() -> None:

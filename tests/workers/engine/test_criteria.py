@@ -5,12 +5,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
 from pydantic import TypeAdapter
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -20,16 +23,18 @@ from service.ids import new_id
 from service.specs import CRITERIA_OF, Cut, JobSpec
 from tests.workers.engine.tiny import tiny_network
 from workers.engine.criteria import CRITERIA
+from workers.engine.criteria.criterion import weight_times_gradient
 from workers.engine.evaluation import Unmeasured
 from workers.engine.failures import EngineError
 from workers.engine.families import family_of
+from workers.engine.layerwise import METHODS
 from workers.engine.reporter import Reporter
 from workers.engine.slicing import weight_of
 from workers.engine.structures import STRUCTURES
 from workers.engine.structures.structure import Gate, gated
 from workers.engine.structures.weights import linears_of
 from workers.engine.subject import Anatomy, Subject
-from workers.engine.surgery import METHODS, Theatre, apply_cut, score
+from workers.engine.surgery import Theatre, apply_cut, score
 from workers.engine.work import Work
 
 PAIRS = [
@@ -101,6 +106,15 @@ def subject_of(network: PreTrainedModel, anatomy: Anatomy | None = None, task: A
     return Subject(network, network, rows, Path(), anatomy or Anatomy.of(network))
 
 
+@cache
+def upload() -> "TemporaryDirectory[str]":
+    """A job's folder with weights in float32, which says what results are saved in."""
+    folder = TemporaryDirectory()
+    (Path(folder.name) / "in" / "model").mkdir(parents=True)
+    save_file({"weight": torch.zeros(1)}, Path(folder.name) / "in" / "model" / "model.safetensors")
+    return folder
+
+
 def theatre() -> Theatre:
     order = {
         "name": "tiny",
@@ -109,7 +123,7 @@ def theatre() -> Theatre:
         "pruning": {"cuts": [cut_of("random", "weights")]},
         "finetuning": {"epochs": 1, "learning_rate": 1e-3, "batch_size": 8},
     }
-    work = Work(Path(), JobSpec.model_validate(order), torch.device("cpu"), bfloat16=False)
+    work = Work(Path(upload().name), JobSpec.model_validate(order), torch.device("cpu"), bfloat16=False)
     torch.manual_seed(work.spec.seed)
     return Theatre(work, Reporter(Silent()), torch.Generator().manual_seed(3))  # type: ignore[arg-type]
 
@@ -149,6 +163,19 @@ def test_useless_units_are_found_and_chance_does_not_find_them(kind: str, struct
     useless = make_useless(network, structure)
     assert found_share(scores_of(network, kind, structure), useless) >= (0.95 if structure == "weights" else 1.0)
     assert found_share(scores_of(network, "random", structure), useless) < 0.9
+
+
+def test_movement_of_single_weights_stays_in_one_unit() -> None:
+    """Ranked over all matrices, a weight must not gain by a neighbour that moved far from zero."""
+    network, rows, structure = tiny_network("bert"), Rows(), STRUCTURES["weights"]
+    criterion = CRITERIA["movement"](cut_of("movement", "weights").criterion, structure, torch.Generator())
+    criterion.attach(network, structure.groups(network))
+    rows.loss(network, next(rows.sample(8, 8))).backward()
+    criterion.advance(1.0)
+    moved = torch.cat([-weight_times_gradient(weight_of(linear)).flatten() for linear in linears_of(network)])
+    scores = torch.cat(criterion.scores())
+    assert float(scores.min()) == 0.0
+    assert torch.allclose(scores, moved - moved.min(), atol=1e-6)
 
 
 @pytest.mark.parametrize("structure", ["attention_heads", "ffn_neurons"])
@@ -201,6 +228,9 @@ def make_useless(network: PreTrainedModel, structure: str) -> list[Tensor]:
         for group, mask in zip(groups, masks, strict=True):
             for part in group.parts:
                 parameter: Tensor = part.parameter
+                if part.unit is not None:
+                    parameter.mul_(1e-3 if mask[part.unit] else 1.0)
+                    continue
                 factor = torch.where(mask, 1e-3, 1.0).repeat_interleave(parameter.shape[part.dim] // group.units)
                 parameter.mul_(factor if part.dim == parameter.dim() - 1 else factor[:, None])
     if structure != "weights":

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from service.specs.criteria import Fisher as FisherSpec
 from service.specs.criteria import SecondOrder as SecondOrderSpec
+from tests.models import tiny_network as a_network
 from tests.workers.engine.tiny import FAMILIES, tiny_inputs, tiny_network
 from workers.engine.criteria.criterion import Criterion
 from workers.engine.criteria.fisher import fisher
@@ -135,6 +136,13 @@ def test_of_two_twins_one_is_free_and_then_the_other_is_dear() -> None:
     free, dear = sorted(scores[[0, 2]].tolist())
     assert free < 0.01 * float(scores[1])
     assert dear > 2 * float(scores[1])
+
+
+def test_wide_units_are_scored_on_several_threads() -> None:
+    torch.set_num_threads(2)
+    network = a_network("llama", "LlamaForCausalLM", head_dim=96)
+    for scores in second_order(network, "attention_heads"):
+        assert scores.shape == (2,) and bool(scores.isfinite().all())
 
 
 def test_tokens_that_the_task_does_not_read_do_not_count() -> None:

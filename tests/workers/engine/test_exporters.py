@@ -15,13 +15,14 @@ from workers.engine.tasks import TASKS
 
 FAMILIES = ("bert", "distilbert", "roberta")
 TASK = TASKS["text-classification"]
+INERT = ("tokenizer.json", "vocab.txt", "chat_template.jinja", "1_Pooling/config.json", "modules.json")
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     folder = tmp_path / "uploaded"
     (folder / "1_Pooling").mkdir(parents=True)
-    for name in ("tokenizer.json", "vocab.txt", "1_Pooling/config.json", "modules.json"):
+    for name in INERT:
         (folder / name).write_text(f'"{name}"')
     for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "modeling.py", "weights.bin"):
         (folder / name).write_text('"must not travel"')
@@ -75,8 +76,7 @@ def test_inert_files_travel_and_others_do_not(tmp_path: Path, source: Path) -> N
     out = tmp_path / "out"
     EXPORTERS["huggingface"].export(tiny_network("distilbert"), out, source, TASK)
     files = {file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file()}
-    inert = {"tokenizer.json", "vocab.txt", "1_Pooling/config.json", "modules.json"}
-    assert files == {"config.json", "model.safetensors"} | inert
+    assert files == {"config.json", "model.safetensors", *INERT}
     assert (out / "vocab.txt").read_text() == '"vocab.txt"'
 
 

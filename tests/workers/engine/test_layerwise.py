@@ -1,5 +1,6 @@
 """Cutting block by block, on tiny random causal language models."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,8 +22,10 @@ from transformers import (
 )
 
 from workers.engine.failures import EngineError
-from workers.engine.layerwise import BlockRun, Method, SparseGpt, Wanda, first_inputs, prune_blocks
-from workers.engine.slicing import matrix_of, projections_in
+from workers.engine.layerwise import Method, SparseGpt, Wanda, prune_blocks
+from workers.engine.layerwise.block_run import BlockRun
+from workers.engine.layerwise.feed import stream_into
+from workers.engine.slicing import matrix_of, projections_in, weight_of
 from workers.engine.solvers.wanda import keep_mask, wanda_scores
 
 KINDS = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "bloom")
@@ -118,10 +121,10 @@ def test_what_the_blocks_are_fed_with_is_what_the_network_feeds_them(kind: str) 
         for batch in padded:
             network(**batch)
         handle.remove()
-        states, calls = first_inputs(network, blocks, padded)
-        for block, given in zip(blocks, calls, strict=True):
-            BlockRun(block, states, given, [None] * 3).advance()
-    assert all(torch.allclose(state, expected, atol=1e-5) for state, expected in zip(states, seen, strict=True))
+        stream = stream_into(network, blocks, padded)
+        for number, block in enumerate(blocks):
+            BlockRun(block, stream, number).advance()
+    assert all(torch.allclose(state, expected, atol=1e-5) for state, expected in zip(stream.states, seen, strict=True))
 
 
 def test_the_first_inputs_are_those_of_the_uncut_network() -> None:
@@ -143,11 +146,9 @@ def test_the_first_inputs_are_those_of_the_uncut_network() -> None:
 
 def test_matrices_with_the_same_input_stand_together() -> None:
     network, blocks = causal("llama")
-    states, calls = first_inputs(network, blocks, texts())
+    stream = stream_into(network, blocks, texts())
     names = {module: name.split(".")[-1] for name, module in blocks[0].named_modules()}
-    stages = [
-        [names[linear] for linear in stage] for stage in BlockRun(blocks[0], states, calls[0], [None] * 3).stages()
-    ]
+    stages = [[names[linear] for linear in stage] for stage in BlockRun(blocks[0], stream, 0).stages()]
     assert stages == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
 
 
@@ -159,22 +160,10 @@ def test_padding_does_not_count(pairs: bool) -> None:
         {"input_ids": nn.functional.pad(b["input_ids"], (0, 5), value=3), "attention_mask": mask} for b in texts()
     ]
     with torch.no_grad():
-        plain, wide = (
-            BlockRun(
-                blocks[0],
-                *only_first(first_inputs(network, blocks, batches)),
-                [b.get("attention_mask") for b in batches],
-            )
-            for batches in (texts(), padded)
-        )
+        plain, wide = (BlockRun(blocks[0], stream_into(network, blocks, given), 0) for given in (texts(), padded))
         for linear in projections_in(blocks[0]):
             found = wide.statistic(linear, pairs=pairs)
             assert torch.allclose(found, plain.statistic(linear, pairs=pairs), rtol=1e-4, atol=1e-3)
-
-
-def only_first(found: tuple[list[Tensor], list[Any]]) -> tuple[list[Tensor], Any]:
-    """What goes into the first block."""
-    return found[0], found[1][0]
 
 
 def test_second_order_keeps_more_of_the_outputs() -> None:
@@ -249,3 +238,48 @@ def test_a_broken_network_is_refused() -> None:
         prune(network, blocks, SparseGpt())
     assert caught.value.code == "NOT_FINITE"
     assert not any(module._forward_pre_hooks or "forward" in vars(module) for module in network.modules())
+
+
+def zeros_of(block: nn.Module) -> float:
+    """Share of the weights of a block that is zero."""
+    weights = torch.cat([matrix_of(linear).flatten() for linear in projections_in(block)])
+    return float((weights == 0).double().mean())
+
+
+@pytest.mark.parametrize("method", METHODS, ids=["wanda", "wanda-refit", "sparsegpt"])
+def test_a_block_with_more_outliers_loses_less_and_all_lose_what_was_asked(method: Method) -> None:
+    network, blocks = causal("llama")
+    with torch.no_grad():
+        for linear in projections_in(blocks[1]):
+            weight_of(linear)[::8] *= 20.0
+    told = prune(network, blocks, replace(method, spread=0.1))
+    first, second = (zeros_of(block) for block in blocks)
+    assert first - second == pytest.approx(0.2, abs=0.01)
+    assert (first + second) / 2 == pytest.approx(0.5, abs=0.001)
+    assert told == sorted(told) and told[-1] == 1.0
+
+
+def test_of_so_many_neighbours_no_block_keeps_more() -> None:
+    network, blocks = causal("llama")
+    prune(network, blocks, Wanda(pattern=(2, 4), spread=0.1))
+    assert [zeros_of(block) for block in blocks] == [0.5, 0.5]
+
+
+def test_weights_are_rounded_to_what_they_are_stored_in_and_zeros_have_no_sign() -> None:
+    network, blocks = causal("llama")
+    prune(network, blocks, SparseGpt(), stored=torch.bfloat16)
+    for linear in (linear for block in blocks for linear in projections_in(block)):
+        weight = weight_of(linear)
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, weight.bfloat16().float())
+        assert not bool(weight[weight == 0].signbit().any())
+
+
+def test_masks_that_batches_share_are_held_once() -> None:
+    network, blocks = causal("llama")
+    different = torch.randint(0, 100, (4, 7), generator=torch.Generator().manual_seed(1))
+    network.set_attn_implementation("eager")
+    stream = stream_into(network, blocks, [*texts(), {"input_ids": different}])
+    masks = [kwargs["attention_mask"] for _, kwargs in stream.calls[1]]
+    assert masks[0] is masks[1] is masks[2] is not masks[3]
+    assert [mask.shape[-1] for mask in masks] == [12, 12, 12, 7]

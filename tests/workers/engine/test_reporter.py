@@ -47,6 +47,17 @@ def test_progress_is_throttled_rises_and_forecasts(clock: Clock) -> None:
     assert found[-1]["seconds_remaining"] == pytest.approx(22.5 * (1 - STEPS_SHARE) / STEPS_SHARE, abs=0.1)
 
 
+def test_a_portion_is_told_bit_by_bit_and_adds_up(clock: Clock) -> None:
+    stream = io.StringIO()
+    reporter = Reporter(stream)
+    reporter.total_steps = 20
+    tell = reporter.portion(10)
+    for share in (0.26, 0.5, 1.0):
+        clock.now += 1.0
+        tell(share)
+    assert [line["step"] for line in lines(stream)] == [3, 5, 10]
+
+
 def test_seconds_add_up_per_phase(clock: Clock) -> None:
     reporter = Reporter(io.StringIO())
     for phase, seconds in (("loading", 1.0), ("pruning", 2.0), ("finetuning", 4.0), ("pruning", 0.5)):

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.specs.rounding import nearest
+from workers.engine.layerwise.methods import SparseGpt
+from workers.engine.solvers.outliers import block_shares, outlier_ratio
 from workers.engine.solvers.sparsegpt import refit, sparsegpt
 from workers.engine.solvers.wanda import keep_mask, wanda_scores
 
@@ -75,6 +78,17 @@ def test_squares_go_as_a_whole(weight: Tensor, hessian: Tensor) -> None:
         assert keep.float().mean() == 0.5
 
 
+@pytest.mark.parametrize("side", [3, 48, 200, 256])
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_so_many_squares_of_any_side_go(side: int, share: float) -> None:
+    chance = torch.Generator().manual_seed(4)
+    wide, inputs = torch.randn(300, 520, generator=chance), torch.randn(600, 520, generator=chance)
+    found = SparseGpt(share=share, side=side, refit_steps=0)(wide, inputs.T @ inputs)
+    squares = [square for strip in (found != 0).split(side) for square in strip.split(side, dim=1)]
+    assert all(bool(square.all()) or not bool(square.any()) for square in squares)
+    assert sum(not bool(square.any()) for square in squares) == nearest(share * len(squares))
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_second_order_beats_wanda_and_wanda_beats_magnitude(
     weight: Tensor, hessian: Tensor, pattern: tuple[int, int] | None
@@ -125,3 +139,24 @@ def test_inputs_that_never_come_are_cut_first(weight: Tensor) -> None:
 def test_the_scale_of_the_inputs_does_not_matter(weight: Tensor, hessian: Tensor) -> None:
     for found in (sparsegpt, lambda *given: refit(sparsegpt(*given), weight, given[1], steps=5)):
         assert torch.allclose(found(weight, hessian * 2.0**-40), found(weight, hessian), rtol=1e-4, atol=1e-5)
+
+
+def test_outliers_are_counted_against_the_mean_of_their_matrix() -> None:
+    scores = [torch.tensor([[1.0, 1.0], [1.0, 9.0]]), torch.tensor([300.0, 100.0])]
+    assert outlier_ratio(scores, factor=2.0) == pytest.approx(1 / 6)
+    assert outlier_ratio(scores, factor=1.2) == pytest.approx(2 / 6)
+    assert outlier_ratio(scores, factor=4.0) == 0
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.6, 0.97])
+def test_shares_average_to_what_was_asked_and_fall_with_outliers(share: float) -> None:
+    ratios, sizes = [0.01, 0.04, 0.02, 0.03], [100, 300, 100, 200]
+    shares = block_shares(ratios, sizes, share, spread=0.08)
+    assert sum(part * size for part, size in zip(shares, sizes, strict=True)) / sum(sizes) == pytest.approx(share)
+    assert sorted(shares, reverse=True) == [shares[0], shares[2], shares[3], shares[1]]
+    assert min(shares) >= 0 and max(shares) <= 1
+    assert max(shares) - min(shares) == pytest.approx(0.16) or share in (0.02, 0.97)
+
+
+def test_blocks_that_are_alike_lose_alike() -> None:
+    assert block_shares([0.25, 0.25], [4, 8], 0.75) == [0.75, 0.75]

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from service.specs.rounding import nearest
 from workers.engine.failures import EngineError
-from workers.engine.rounding import nearest
 from workers.engine.streaming import Report, patterns, prune_shards, ranking, shards, verify_shards
 from workers.engine.streaming.ranking import find_threshold
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.models import tiny_network as network_of_class
 from tests.workers.engine.tiny import FAMILIES as NAMES
 from tests.workers.engine.tiny import PAIRS, halves, logits, task_of, tiny_inputs, tiny_network
 from workers.engine.exporters import EXPORTERS
@@ -12,6 +13,7 @@ from workers.engine.families.loading import load_network
 from workers.engine.families.sizes import is_stock, structure_of
 from workers.engine.structures import STRUCTURES
 from workers.engine.structures.structure import Gate, gated
+from workers.engine.tasks import TASKS
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +72,7 @@ def test_an_open_gate_changes_nothing_and_has_a_gradient_per_row(family: str, na
 
 
 @pytest.mark.parametrize("family", ["bert", "t5", "gpt2"])
-@pytest.mark.parametrize("name", ["attention_heads", "ffn_neurons", "layers", "hidden_size"])
+@pytest.mark.parametrize("name", [name for name in STRUCTURES if name != "weights"])
 def test_the_gradient_of_a_row_is_that_of_the_row_alone(family: str, name: str) -> None:
     network, structure = tiny_network(family), STRUCTURES[name]
     inputs = tiny_inputs(network)
@@ -103,6 +105,31 @@ def test_a_decoder_of_an_encoder_decoder_loses_heads_of_both_attentions() -> Non
     places = [(g.stack, g.layer, g.place) for g in STRUCTURES["attention_heads"].groups(tiny_network("bart"))]
     decoder = [("decoder", layer, place) for layer in (0, 1) for place in ("self_attn", "encoder_attn")]
     assert places == [("encoder", 0, "self_attn"), ("encoder", 1, "self_attn"), *decoder]
+
+
+@pytest.mark.parametrize("name", ["attention_heads", "hidden_size"])
+@pytest.mark.parametrize(
+    ("family", "architecture"), [("marian", "MarianMTModel"), ("bart", "BartForConditionalGeneration")]
+)
+def test_heads_are_as_wide_as_those_of_their_stack(family: str, architecture: str, name: str, tmp_path: Path) -> None:
+    """Four heads of 8 features in the encoder, two of 16 in both attentions of the decoder."""
+    network, structure = network_of_class(family, architecture), STRUCTURES[name]
+    network.set_attn_implementation("eager")
+    groups = STRUCTURES["attention_heads"].groups(network)
+    assert [(group.stack, group.units) for group in groups] == [("encoder", 4)] * 2 + [("decoder", 2)] * 2
+    sizes, inputs, keep = structure_of(network), tiny_inputs(network), halves(network, name)
+    with gated(network, structure, [Gate(mask.float(), learn=False) for mask in keep]):
+        masked = logits(network, inputs)
+    structure.cut(network, keep)
+    cut = logits(network, inputs)
+    if name == "attention_heads":
+        assert torch.allclose(cut, masked, atol=1e-5)
+        assert structure_of(network) == sizes | {"attention_heads": [2, 2], "decoder_attention_heads": [1]}
+    EXPORTERS["huggingface_custom"].export(network, tmp_path, tmp_path, TASKS["translation"])
+    again = load_network(tmp_path, "AutoModelForSeq2SeqLM").eval()
+    again.set_attn_implementation("eager")
+    assert structure_of(again) == structure_of(network)
+    assert torch.allclose(logits(again, inputs), cut, atol=1e-5)
 
 
 def test_shared_key_value_heads_go_with_all_that_read_them() -> None:

@@ -17,14 +17,17 @@ from service.specs import CRITERIA_OF, TRAINING_CRITERIA, Cut, JobSpec
 from tests.models import FILLER, tiny_network
 from tests.workers.engine.tiny import logits, tiny_inputs
 from tests.workers.engine.tiny_tasks import tokenizer_in, write
+from workers.engine.families import family_of
 from workers.engine.families.sizes import structure_of
+from workers.engine.recovery import TRAINING_COST
 from workers.engine.replica import replica
 from workers.engine.reporter import Reporter
-from workers.engine.slicing import matrix_of, weight_of
+from workers.engine.slicing import matrix_of, projections_in, weight_of
 from workers.engine.structures.weights import linears_of
 from workers.engine.subject import Anatomy, Subject
 from workers.engine.surgery import Theatre, apply_cut
 from workers.engine.tasks import TASKS
+from workers.engine.tasks.row_task import load_tokenizer
 from workers.engine.work import Work
 
 PAIRS = [(structure, kind) for structure, kinds in sorted(CRITERIA_OF.items()) for kind in sorted(kinds)]
@@ -74,6 +77,7 @@ def stage(tmp_path: Path) -> Stage:
         work = Work(tmp_path, JobSpec.model_validate(order), torch.device("cpu"), bfloat16=False)
         work.scratch.mkdir(exist_ok=True)
         network = tiny_network("bert", "BertForSequenceClassification", num_labels=3)
+        network.save_pretrained(model)
         network.set_attn_implementation("eager")
         task = TASKS["text-classification"](dataset, model, network, work.settings(network))
         torch.manual_seed(0)
@@ -191,6 +195,20 @@ def test_the_vocabulary_keeps_what_the_rows_use_and_every_answer(stage: Stage) -
     assert subject.source != theatre.work.model
 
 
+def test_tokens_that_the_network_has_no_row_for_do_not_count(stage: Stage) -> None:
+    cut = cut_of("vocabulary")
+    subject, theatre = stage(cut)
+    tokenizer = load_tokenizer(subject.source)
+    rows = len(tokenizer)
+    tokenizer.add_tokens([f"<extra{number}>" for number in range(rows)])
+    tokenizer.save_pretrained(subject.source)
+    network = tiny_network("bert", "BertForSequenceClassification", num_labels=3, vocab_size=rows)
+    subject.network, subject.teacher = network, replica(network)
+    done = apply_cut(subject, cut, cut.share, theatre)
+    assert 0 < done["removed"] < done["of"] == rows
+    assert len(weight_of(network.get_input_embeddings())) == rows - done["removed"]
+
+
 def test_a_cut_is_told_of(stage: Stage) -> None:
     cut = cut_of("attention_heads", "taylor", ratio=0.5)
     subject, theatre = stage(cut)
@@ -199,3 +217,29 @@ def test_a_cut_is_told_of(stage: Stage) -> None:
     told = [json.loads(line) for line in lines.getvalue().splitlines()]
     assert [line["phase"] for line in told if line["type"] == "phase"] == ["analyzing", "pruning"]
     assert any("Cut 4 of 8 attention_heads by taylor." in str(line) for line in told)
+
+
+@pytest.mark.parametrize("kind", ["activation", "second_order"])
+def test_progress_moves_while_blocks_are_solved(kind: str, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = cut_of("weights", kind, ratio=0.5)
+    subject, theatre = stage(cut)
+    told: list[int] = []
+    monkeypatch.setattr(theatre.reporter, "advance", told.append)
+    apply_cut(subject, cut, cut.share, theatre)
+    assert subject.task is not None
+    assert sum(told) == TRAINING_COST * subject.task.sample_size(48)
+    assert len(told) == 2 * 4 and max(told) < sum(told) / 2
+
+
+def test_scope_global_spreads_solved_weights_over_blocks(stage: Stage) -> None:
+    shares = {}
+    for scope in ("uniform", "global"):
+        cut = cut_of("weights", "activation", ratio=0.5, scope=scope)
+        subject, theatre = stage(cut)
+        done = apply_cut(subject, cut, cut.share, theatre)
+        assert done["removed"] / done["of"] == pytest.approx(0.5, abs=0.001)
+        layers = family_of(subject.network).layers(subject.network)
+        weights = [torch.cat([matrix_of(p).flatten() for p in projections_in(layer.module)]) for layer in layers]
+        shares[scope] = [float((found == 0).double().mean()) for found in weights]
+    assert shares["uniform"] == [0.5, 0.5]
+    assert abs(shares["global"][0] - shares["global"][1]) == pytest.approx(0.16, abs=0.01)

@@ -1,13 +1,18 @@
 """Targets: the budget is met and used, the cut is worth it, and what cannot be reached is refused before any harm."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from service.specs import Target, Training
 from tests.models import tiny_dataset, tiny_model
-from tests.workers.engine.tiny import FAMILIES, tiny_network
+from tests.models import tiny_network as network_of_class
+from tests.workers.engine.tiny import FAMILIES, logits, tiny_inputs, tiny_network
+from tests.workers.engine.tiny_tasks import tokenizer_in
+from workers.engine.exporters import EXPORTERS
 from workers.engine.failures import EngineError
 from workers.engine.recovery import Course, train
 from workers.engine.replica import replica
@@ -98,6 +103,25 @@ def test_a_uniform_cut_is_the_same_in_all_layers_and_can_leave_heads_alone(
     assert len(set(widths(network, "ffn_neurons"))) == 1
     assert list(done) == ["ffn_neurons"]
     assert Bill("flops", TOKENS).total(network) <= budget
+
+
+@pytest.mark.parametrize("ratio", [0.85, 0.9, 0.95])
+def test_a_uniform_cut_of_llama_leaves_heads_that_its_config_may_name(ratio: float, tmp_path: Path) -> None:
+    """Of twelve heads for 48 features two do nothing, but the ten others do not divide the features."""
+    network = network_of_class(
+        "llama", "LlamaForCausalLM", hidden_size=48, num_attention_heads=12, num_key_value_heads=6, head_dim=4
+    )
+    with torch.no_grad():
+        for layer in network.model.layers:
+            layer.self_attn.o_proj.weight[:, 40:] = 0
+    task = TASKS["causal-lm"](tiny_dataset(tmp_path / "data"), tokenizer_in(tmp_path), network, Settings(TOKENS))
+    budget = ratio * Bill("parameters", TOKENS).total(network)
+    prune_units(network, task, target("parameters", ratio), budget, TOKENS, uniform=True)
+    assert Bill("parameters", TOKENS).total(network) <= budget
+    EXPORTERS["huggingface"].export(network, tmp_path / "out", tmp_path, type(task))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    inputs = tiny_inputs(network)
+    assert torch.allclose(logits(again, inputs), logits(network, inputs), atol=1e-5)
 
 
 def test_what_is_out_of_reach_is_refused_before_anything_is_cut(trained: tuple[PreTrainedModel, Task]) -> None:

@@ -86,6 +86,14 @@ def test_perplexity_is_the_exponential_of_the_mean_loss(tmp_path: Path, decoder:
     assert measured["low"] < measured["value"] < measured["high"]
 
 
+def test_long_blocks_are_sampled_few_at_a_time(tmp_path: Path, decoder: PreTrainedModel) -> None:
+    texts = " ".join(DOCUMENTS * 400)
+    data = write(tmp_path / "data", calibration=[{"text": texts}])
+    sampled = [next(causal(tmp_path, decoder, data, length).sample(32, 32)) for length in (16, 256, 2048)]
+    rows = [len(batch["input_ids"]) for batch in sampled]
+    assert rows == [32, 4, 1], "a token has a score and a gradient for every entry of the vocabulary"
+
+
 def test_perplexity_is_a_finite_number_however_bad() -> None:
     assert perplexity(np.array([2000.0, 2.0])) == (math.exp(700),)
 

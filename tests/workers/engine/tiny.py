@@ -22,7 +22,7 @@ PAIRS = [
     (family, structure)
     for family in FAMILIES
     for structure in STRUCTURES
-    if structure != "layers" or not KNOWN[family].shares_layers
+    if not (structure.endswith("layers") and KNOWN[family].shares_layers)
 ]
 """Every family with every structure whose units are scored; ALBERT's layers are one set of weights, which stays."""
 

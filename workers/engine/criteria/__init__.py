@@ -14,7 +14,7 @@ from workers.engine.criteria.movement import Movement
 from workers.engine.criteria.random import Random
 from workers.engine.criteria.regularization import Regularization
 from workers.engine.criteria.second_order import SecondOrder
-from workers.engine.criteria.similarity import Similarity
+from workers.engine.criteria.similarity import similarity
 from workers.engine.criteria.taylor import taylor
 from workers.engine.structures.structure import Structure
 
@@ -27,7 +27,7 @@ CRITERIA: dict[str, Callable[[Any, Structure, torch.Generator], Criterion]] = {
     "regularization": Regularization,
     "activation": activation,
     "second_order": SecondOrder,
-    "similarity": Similarity,
+    "similarity": similarity,
     "random": Random,
 }
 """`(spec of the criterion, structure, random generator of the job)` to a criterion.

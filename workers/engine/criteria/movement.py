@@ -30,5 +30,8 @@ class Movement(Criterion):
             found.sub_(group.totals(weight_times_gradient))
 
     def scores(self) -> list[Tensor]:
-        """The sums, moved so that none is negative: joint rankings divide by their mean."""
-        return [sums - sums.min() for sums in self._sums]
+        """The sums, moved so that none is negative: joint rankings divide by their mean, but not those of weights."""
+        lowest = [sums.min() for sums in self._sums]
+        if self.structure.name == "weights":
+            lowest = [min(lowest)] * len(lowest)
+        return [sums - least for sums, least in zip(self._sums, lowest, strict=True)]

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-INERT_SUFFIXES = frozenset({".json", ".txt", ".model", ".spm"})
-"""Data files: vocabularies, merges, tokenizers, pooling configs; never code."""
+INERT_SUFFIXES = frozenset({".json", ".txt", ".model", ".spm", ".jinja"})
+"""Data files: vocabularies, merges, tokenizers, chat templates that nothing here renders, pooling configs; no code."""
 
 
 def write_folder(network: PreTrainedModel, folder: Path, source: Path, config: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ def _stack(name: str, *attentions: str) -> Stack:
         attentions=tuple(_attention(attention) for attention in attentions),
         ffn_in=("fc1",),
         ffn_out="fc2",
+        attention_parts=("self_attn",),
+        ffn_parts=("fc1", "fc2"),
     )
 
 

@@ -16,6 +16,8 @@ STACK = Stack(
     ),
     ffn_in=("intermediate.dense",),
     ffn_out="output.dense",
+    attention_parts=("attention.self", "attention.output.dense"),
+    ffn_parts=("intermediate", "output.dense"),
 )
 
 BERT = Family("bert", (STACK,))

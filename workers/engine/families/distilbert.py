@@ -18,6 +18,8 @@ DISTILBERT = Family(
             ),
             ffn_in=("ffn.lin1",),
             ffn_out="ffn.lin2",
+            attention_parts=("attention",),
+            ffn_parts=("ffn",),
         ),
     ),
 )

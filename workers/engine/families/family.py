@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from service import catalog
+from workers.engine.modeling_secateur import Absent
 
 LONGEST_RELATIVE = 512
 """Tokens that networks of relative positions are trained on (T5: Raffel et al., 2020)."""
@@ -32,6 +33,8 @@ class Attention:
     """Attributes of `module` with the number of features of all query heads together."""
     fused: int = 1
     """How many projections lie one after the other in each of `inputs`."""
+    beside: tuple[str, ...] = ("attention_weights",)
+    """What `module` gives after the states, by name: an argument that it hands on has the name it is given by."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,13 @@ class Stack:
     ffn_in: tuple[str, ...]
     """First projections of the feed-forward part, gated ones too; those that are missing are skipped."""
     ffn_out: str
+    attention_parts: tuple[str, ...] = ()
+    ffn_parts: tuple[str, ...] = ()
+    """Modules that go when a layer loses its self-attention or its feed-forward part; the first of each is given the
+    residual stream. A norm before the part goes with it, one after it stays."""
     position_bias: str | None = None
-    """Below the first layer: an embedding with a column for each head of the first attentions of all layers."""
+    """Below the first layer with self-attention: an embedding with a column for each head of the first attentions of
+    all layers."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +157,18 @@ class Side:
         """The embedding of relative positions with a column for each head, which all layers share."""
         if self.stack.position_bias is None:
             return None
-        bias = self.modules[0].get_submodule(self.stack.position_bias)
+        bias = next(found for layer in self.layers for found in layer.present((str(self.stack.position_bias),)))
         assert isinstance(bias, nn.Embedding)
         return bias
+
+    def hand_on_positions(self, layer: "Layer") -> None:
+        """Gives the table of relative positions to the layer that will be the first with self-attention."""
+        bias = self.position_bias
+        if bias is not None:
+            owner, _, name = str(self.stack.position_bias).rpartition(".")
+            attention: Any = layer.find(owner)
+            setattr(attention, name, bias)
+            attention.has_relative_attention_bias = True
 
 
 @dataclass(frozen=True)
@@ -168,22 +185,29 @@ class Layer:
 
     def present(self, paths: tuple[str, ...]) -> tuple[nn.Module, ...]:
         """Those of the parts that this layer has."""
-        known = dict(self.module.named_modules())
+        known = {name: part for name, part in self.module.named_modules() if not isinstance(part, Absent)}
         return tuple(known[path] for path in paths if path in known)
 
     @property
     def attentions(self) -> list["LiveAttention"]:
-        """Self-attention, and in a decoder that reads an encoder cross-attention."""
-        return [LiveAttention(self, attention) for attention in self.side.stack.attentions]
+        """Self-attention where it was not dropped, and in a decoder that reads an encoder cross-attention."""
+        found = [LiveAttention(self, attention) for attention in self.side.stack.attentions]
+        return [attention for attention in found if self.present((attention.paths.output,))]
+
+    @property
+    def self_attention(self) -> "LiveAttention | None":
+        """The first attention of every layer; None where it was dropped."""
+        first = self.side.stack.attentions[0]
+        return next((attention for attention in self.attentions if attention.paths is first), None)
 
     @property
     def ffn_in(self) -> tuple[nn.Module, ...]:
-        """First projections of the feed-forward part."""
+        """First projections of the feed-forward part; none where it was dropped."""
         return self.present(self.side.stack.ffn_in)
 
     @property
     def ffn_out(self) -> nn.Module:
-        """Its last projection."""
+        """Its last projection, of a layer that has one."""
         return self.find(self.side.stack.ffn_out)
 
     def norms(self, hidden: int) -> Iterator[nn.Module]:

@@ -20,6 +20,8 @@ GPT2 = Family(
             ),
             ffn_in=("mlp.c_fc",),
             ffn_out="mlp.c_proj",
+            attention_parts=("ln_1", "attn"),
+            ffn_parts=("ln_2", "mlp"),
         ),
     ),
 )

@@ -18,6 +18,8 @@ STACK = Stack(
     ),
     ffn_in=("mlp.gate_proj", "mlp.up_proj"),
     ffn_out="mlp.down_proj",
+    attention_parts=("input_layernorm", "self_attn"),
+    ffn_parts=("post_attention_layernorm", "mlp"),
 )
 
 

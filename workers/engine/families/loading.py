@@ -23,6 +23,20 @@ def load_network(folder: Path, auto: str) -> PreTrainedModel:
     return network
 
 
+def load_skeleton(folder: Path, auto: str) -> PreTrainedModel:
+    """The network of `load_network` without its weights: they stand on the meta device, what is computed on the CPU."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):
+        network: PreTrainedModel = _class_for(config, auto)(config)
+    with torch.no_grad():
+        for module in network.modules():
+            if module._non_persistent_buffers_set:
+                module.to_empty(device="cpu", recurse=False)
+                network._init_weights(module)
+    network.train(False)
+    return network
+
+
 def load_with_new_head(
     folder: Path, auto: str, *, labels: list[str] | None, problem_type: str | None, seed: int
 ) -> PreTrainedModel:

@@ -12,16 +12,16 @@ from workers.engine.slicing import columns_of, rows_of
 
 def hidden_size_of(network: PreTrainedModel) -> int:
     """Width of the residual stream."""
-    return columns_of(family_of(network).layers(network)[0].ffn_in[0])
+    return next(columns_of(layer.ffn_in[0]) for layer in family_of(network).layers(network) if layer.ffn_in)
 
 
-def head_width_of(network: PreTrainedModel) -> int:
-    """Features of one attention head: by the config, where it says so, else fixed by its uncut sizes."""
-    facts, config = family_of(network).facts, network.config
+def head_width_of(side: Side) -> int:
+    """Features of one attention head of a stack: by the config, where it says so, else fixed by its uncut sizes."""
+    facts, config = side.family.facts, side.network.config
     width = getattr(config, facts.head_width, None) if facts.head_width else None
     if width is not None:
         return int(width)
-    return int(getattr(config, facts.hidden)) // int(getattr(config, facts.heads))
+    return int(getattr(config, facts.hidden)) // int(getattr(config, side.heads_key))
 
 
 def heads_per_unit(network: PreTrainedModel) -> int:
@@ -34,23 +34,26 @@ def heads_per_unit(network: PreTrainedModel) -> int:
 
 def head_units(attention: LiveAttention) -> int:
     """Units of an attention: its heads, or its key-value heads with the query heads of each."""
-    network = attention.layer.side.network
-    return columns_of(attention.output) // (head_width_of(network) * heads_per_unit(network))
+    side = attention.layer.side
+    return columns_of(attention.output) // (head_width_of(side) * heads_per_unit(side.network))
 
 
 def structure_of(network: PreTrainedModel) -> dict[str, Any]:
     """Sizes layer by layer, as the API shows them: `layers, hidden_size, attention_heads, ffn_width, vocabulary`.
 
     Of an encoder-decoder these are the encoder's, `decoder_…` the decoder's; `key_value_heads` where they are shared.
+    A layer that lost its self-attention has no heads, one that lost its feed-forward part a width of 0.
     """
-    family, width = family_of(network), head_width_of(network)
+    family = family_of(network)
     sizes: dict[str, Any] = {"hidden_size": hidden_size_of(network), "vocabulary": int(network.config.vocab_size)}
     for side in family.sides(network):
-        prefix = "decoder_" if side.second else ""
+        prefix, width = "decoder_" if side.second else "", head_width_of(side)
         sizes[f"{prefix}layers"] = layers_of(side)
-        heads = [columns_of(layer.attentions[0].output) // width for layer in side.layers]
+        attentions = [layer.self_attention for layer in side.layers]
+        heads = [0 if attention is None else columns_of(attention.output) // width for attention in attentions]
         sizes[f"{prefix}attention_heads"] = _spread(side, heads)
-        sizes[f"{prefix}ffn_width"] = _spread(side, [rows_of(layer.ffn_in[0]) for layer in side.layers])
+        widths = [rows_of(layer.ffn_in[0]) if layer.ffn_in else 0 for layer in side.layers]
+        sizes[f"{prefix}ffn_width"] = _spread(side, widths)
     if family.facts.kv_heads is not None:
         shared = heads_per_unit(network)
         sizes["key_value_heads"] = [heads // shared for heads in sizes["attention_heads"]]
@@ -70,8 +73,9 @@ def _spread(side: Side, sizes: list[int]) -> list[int]:
 
 def refresh(network: PreTrainedModel) -> None:
     """Keeps the network's own numbers true to its weights after a cut: head counts, layer indices, config."""
-    family, width = family_of(network), head_width_of(network)
+    family = family_of(network)
     for side in family.sides(network):
+        width = head_width_of(side)
         for layer in side.layers:
             for attention in layer.attentions:
                 features = columns_of(attention.output)
@@ -79,9 +83,7 @@ def refresh(network: PreTrainedModel) -> None:
                     setattr(attention.module, name, features // width)
                 for name in attention.paths.widths:
                     setattr(attention.module, name, features)
-            for module in layer.module.modules():
-                if getattr(module, "layer_idx", None) is not None:
-                    setattr(module, "layer_idx", layer.index)  # noqa: B010 - torch types attributes as tensors
+        _number(side)
     uniform = _uniform_sizes(network)
     for config in _configs(network):
         for key, value in uniform.items():
@@ -98,6 +100,15 @@ def refresh(network: PreTrainedModel) -> None:
             side.owner.n_layers = layers_of(side)
 
 
+def _number(side: Side) -> None:
+    """Numbers the attentions without gaps: caches tell how many tokens they hold by the first place alone."""
+    for paths in side.stack.attentions:
+        modules = [found.module for layer in side.layers for found in layer.attentions if found.paths is paths]
+        for number, module in enumerate(modules):
+            if getattr(module, "layer_idx", None) is not None:
+                module.layer_idx = number
+
+
 def _configs(network: PreTrainedModel) -> list[Any]:
     """The config and the copies that the stacks of an encoder-decoder hold."""
     found = {id(network.config): network.config}
@@ -110,27 +121,28 @@ def _configs(network: PreTrainedModel) -> list[Any]:
 
 def _uniform_sizes(network: PreTrainedModel) -> dict[str, Any]:
     """Config keys and the sizes that one number can say; what differs from layer to layer is left as it was."""
-    family, width, shared = family_of(network), head_width_of(network), heads_per_unit(network)
+    family, shared = family_of(network), heads_per_unit(network)
     facts, sides, hidden = family.facts, family.sides(network), hidden_size_of(network)
     sizes: dict[str, Any] = {side.layers_key: layers_of(side) for side in sides}
     for key in {side.ffn_key for side in sides}:
         layers = [layer for side in sides if side.ffn_key == key for layer in side.layers]
         sizes |= _single(key, [rows_of(projection) for layer in layers for projection in layer.ffn_in])
     heads: dict[str, Any] = {}
-    for key in {side.heads_key for side in sides}:
+    widths = {side.heads_key: head_width_of(side) for side in sides}
+    for key in widths:
         attentions = [a for side in sides if side.heads_key == key for layer in side.layers for a in layer.attentions]
-        heads |= _single(key, [columns_of(attention.output) // width for attention in attentions])
-    uniform = len(heads) == len({side.heads_key for side in sides})
+        heads |= _single(key, [columns_of(attention.output) // widths[key] for attention in attentions])
+    uniform = len(heads) == len(widths)
     if facts.heads_divide_hidden:
         counts = heads.values() if uniform else [int(getattr(network.config, side.heads_key)) for side in sides]
         if any(hidden % count for count in counts):
-            return sizes | {str(facts.head_width): width}
+            return sizes | {str(facts.head_width): widths[facts.heads]}
     if facts.head_width is not None:
-        sizes |= {facts.hidden: hidden, facts.head_width: width}
+        sizes |= {facts.hidden: hidden, facts.head_width: widths[facts.heads]}
         if uniform and facts.kv_heads is not None:
             sizes[facts.kv_heads] = heads[facts.heads] // shared
         return sizes | (heads if uniform else {})
-    whole = all(count * width == hidden for count in heads.values())
+    whole = all(count * widths[key] == hidden for key, count in heads.items())
     if uniform and whole and not family.computes_positions:
         return sizes | heads | {facts.hidden: hidden}
     return sizes
@@ -142,5 +154,4 @@ def _single(key: str, values: list[int]) -> dict[str, int]:
 
 def is_stock(network: PreTrainedModel) -> bool:
     """Whether the config alone describes the network, so that plain `from_pretrained` loads it."""
-    sizes = differences(network, stock_twin(network))
-    return not sizes["parameters"] and not sizes["attributes"]
+    return not any(differences(network, stock_twin(network)).values())

@@ -10,6 +10,7 @@ def _attention(path: str) -> Attention:
         output=f"{path}.o",
         counts=("n_heads",),
         widths=("inner_dim",),
+        beside=("position_bias", "attention_weights"),
     )
 
 
@@ -21,6 +22,8 @@ def _stack(name: str, feed_forward: str, *attentions: str) -> Stack:
         attentions=tuple(_attention(attention) for attention in attentions),
         ffn_in=(f"{dense}.wi", f"{dense}.wi_0", f"{dense}.wi_1"),
         ffn_out=f"{dense}.wo",
+        attention_parts=("layer.0.layer_norm", "layer.0.SelfAttention"),
+        ffn_parts=(f"{feed_forward}.layer_norm", dense),
         position_bias="layer.0.SelfAttention.relative_attention_bias",
     )
 

@@ -7,8 +7,11 @@ change of W and H = X^T X the Hessian of that error in every row. H is damped by
 import torch
 from torch import Tensor
 
+from service.specs.rounding import nearest
 from workers.engine.allocation import blocks, n_of_m
-from workers.engine.rounding import nearest
+
+COLUMNS = 128
+"""Usual number of columns that are worked on at a time."""
 
 
 def sparsegpt(
@@ -18,15 +21,16 @@ def sparsegpt(
     share: float = 0.5,
     pattern: tuple[int, int] | None = None,
     side: int | None = None,
-    block_size: int = 128,
+    block_size: int = COLUMNS,
     damping: float = 0.01,
 ) -> Tensor:
     """The new weights (outputs, inputs) in float32: exact zeros, and what stays makes up for what went.
 
     Goes through `block_size` columns at a time; of each block the weights are cut that cost least as they are by then.
     Exactly `share` of the matrix is cut, rounded to the nearest. A `pattern` (N, M) keeps N of every M neighbours
-    whatever the share; with `side` squares of that side are cut. Zeros stay zeros and count. `block_size` is a multiple
-    of M and of the side, `hessian` (inputs, inputs). Raises torch.linalg.LinAlgError if `damping` is too low for it.
+    whatever the share; with `side` so many squares of that side are cut. Zeros stay zeros and count. `block_size` is
+    a multiple of M and of the side, `hessian` (inputs, inputs). Raises torch.linalg.LinAlgError if `damping` is too
+    low for it.
     """
     inverse = _inverse_factor(hessian, damping)
     # Columns of W are rows here, so that every step works on memory that lies together.
@@ -37,9 +41,11 @@ def sparsegpt(
         factor = inverse[rows, rows]
         if pattern is None:
             costs = _costs(left[rows], gone[rows], factor)
-            already = int(gone[:begin].sum())
-            wanted = nearest(share * gone[: begin + block_size].numel()) - already
-            gone[rows] |= _lowest(costs, wanted) if side is None else ~blocks([costs], side, share, ranked=False)[0]
+            if side is None:
+                wanted = nearest(share * gone[: begin + block_size].numel()) - int(gone[:begin].sum())
+                gone[rows] |= _lowest(costs, wanted)
+            else:
+                gone[rows] |= _poorest_squares(costs, begin, side, share)
         errors = _eliminate(left[rows], gone[rows], factor, pattern)
         left[begin + block_size :].addmm_(inverse[rows, begin + block_size :].T, errors, alpha=-1)
     return left.T.contiguous()
@@ -87,6 +93,15 @@ def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
 def _costs(block: Tensor, gone: Tensor, factor: Tensor) -> Tensor:
     """By how much the error grows when a weight is cut; below any for what is cut already."""
     return (block / factor.diagonal()[:, None]).square().masked_fill(gone, -1.0)
+
+
+def _poorest_squares(costs: Tensor, begin: int, side: int, share: float) -> Tensor:
+    """Marks the squares that cost least, so many that all up to here are the share of all so far."""
+    columns, rows = costs.shape
+    down = -(-rows // side)
+    before, here = begin // side * down, -(-columns // side) * down
+    wanted = nearest(share * (before + here)) - nearest(share * before)
+    return ~blocks([costs], side, wanted / here, ranked=False)[0]
 
 
 def _lowest(costs: Tensor, count: int) -> Tensor:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from service.specs.rounding import nearest
 from workers.engine.allocation import blocks, n_of_m
-from workers.engine.rounding import nearest
 
 
 def wanda_scores(weight: Tensor, square_sums: Tensor) -> Tensor:

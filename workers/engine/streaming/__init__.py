@@ -30,6 +30,9 @@ from workers.engine.streaming.shards import (
 __all__ = ["Report", "count_zeros", "prune_shards", "verify_shards"]
 
 
+OTHER_ZEROS = "there are other zeros than were reported"
+
+
 @dataclass(frozen=True)
 class Report:
     """What was considered and what is zero now, `tensors` by name; zeros that were there before are counted."""
@@ -124,11 +127,12 @@ def _cut(tensor: Tensor, cutter: Cutter, file: BinaryIO, meter: Meter) -> int:
     return tensor.size - left
 
 
-def verify_shards(source: Path, target: Path, report: Report) -> None:
+def verify_shards(source: Path, target: Path, report: Report, *, refitted: bool = False) -> None:
     """Reads both folders again, piece by piece, and compares them with the report.
 
     Raises EngineError VERIFICATION_FAILED unless names, shapes and dtypes agree, every tensor that was not cut is the
     same byte for byte, every weight of the others is the same bit for bit or zero, and so many are zero as reported.
+    Where weights were `refitted`, those of the others may be any.
     """
     before, after = read_shards(source), read_shards(target)
     described = [[(shard.path.name, shard.size, shard.header) for shard in shards] for shards in (before, after)]
@@ -142,7 +146,10 @@ def verify_shards(source: Path, target: Path, report: Report) -> None:
         for tensor, written in zip(old.tensors, new.tensors, strict=True):
             if tensor.name in report.tensors:
                 _check_same(old.path, new.path, at, tensor.start)
-                _check_cut(tensor, written, report.tensors[tensor.name])
+                if refitted:
+                    _check(count_zeros([written]) == report.tensors[tensor.name], OTHER_ZEROS)
+                else:
+                    _check_cut(tensor, written, report.tensors[tensor.name])
                 at = tensor.end
         _check_same(old.path, new.path, at, old.size)
 
@@ -172,7 +179,7 @@ def _check_cut(tensor: Tensor, written: Tensor, zeros: int) -> None:
     for (_, old), (_, new) in zip(parts(tensor, (1, 1)), parts(written, (1, 1)), strict=True):
         zeros -= new.size - int(np.count_nonzero(magnitudes(new, written.dtype)))
         _check(not np.any(np.multiply(new, old != new)), "a weight that was kept differs")
-    _check(zeros == 0, "there are other zeros than were reported")
+    _check(zeros == 0, OTHER_ZEROS)
 
 
 def _check(holds: bool, fault: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.specs import N_OF_M
-from workers.engine.rounding import nearest
+from service.specs.rounding import nearest
 from workers.engine.streaming.ranking import HELD, Threshold, bracket, find_threshold
 from workers.engine.streaming.shards import FORMATS, Bits, Tensor, as_float64, magnitudes, parts, read
 

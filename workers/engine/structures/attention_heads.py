@@ -76,9 +76,14 @@ def _all_heads(network: PreTrainedModel) -> list[_Heads]:
             found += [_Heads(side, layer.index, (part,)) for layer in side.layers for part in layer.attentions]
             continue
         # A table of positions with a plane for each head is handed on from layer to layer, to cross-attention too.
-        alike = zip(*(layer.attentions for layer in side.layers), strict=True)
+        parts = [part for layer in side.layers for part in layer.attentions]
         found += [
-            _Heads(side, -1, attentions, side.position_bias if number == 0 else None)
-            for number, attentions in enumerate(alike)
+            _Heads(
+                side,
+                layer=-1,
+                attentions=tuple(part for part in parts if part.paths is paths),
+                bias=side.position_bias if number == 0 else None,
+            )
+            for number, paths in enumerate(side.stack.attentions)
         ]
     return found

@@ -5,6 +5,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from workers.engine.families import family_of
+from workers.engine.families.family import Layer
 from workers.engine.families.sizes import refresh
 from workers.engine.slicing import columns_of, keep_columns, keep_rows, runs
 from workers.engine.structures.structure import Gate, Group, column_part, gate_units, row_parts
@@ -16,7 +17,7 @@ class FfnNeurons:
     name = "ffn_neurons"
 
     def groups(self, network: PreTrainedModel) -> list[Group]:
-        """The neurons of every layer."""
+        """The neurons of every layer that has any."""
         return [
             Group(
                 layer=layer.index,
@@ -25,7 +26,7 @@ class FfnNeurons:
                 stack=layer.side.stack.name,
                 outputs=(layer.ffn_out,),
             )
-            for layer in family_of(network).layers(network)
+            for layer in _layers(network)
         ]
 
     def gate(self, network: PreTrainedModel, group: int, gate: Gate) -> list[RemovableHandle]:
@@ -34,8 +35,12 @@ class FfnNeurons:
 
     def cut(self, network: PreTrainedModel, keep: list[Tensor]) -> None:
         """Slices the projections."""
-        for layer, kept in zip(family_of(network).layers(network), keep, strict=True):
+        for layer, kept in zip(_layers(network), keep, strict=True):
             for first in layer.ffn_in:
                 keep_rows(first, runs(kept, 1))
             keep_columns(layer.ffn_out, runs(kept, 1))
         refresh(network)
+
+
+def _layers(network: PreTrainedModel) -> list[Layer]:
+    return [layer for layer in family_of(network).layers(network) if layer.ffn_in]

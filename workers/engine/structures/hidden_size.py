@@ -71,7 +71,7 @@ def writers(network: PreTrainedModel) -> Iterator[nn.Module]:
     hidden = hidden_size_of(network)
     for layer in family_of(network).layers(network):
         yield from (attention.output for attention in layer.attentions)
-        yield layer.ffn_out
+        yield from layer.present((layer.side.stack.ffn_out,))
         yield from layer.norms(hidden)
     for name, module in _outside(network):
         if _is_norm(module):

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from workers.engine.failures import EngineError
 from workers.engine.families import family_of
-from workers.engine.families.family import Side
+from workers.engine.families.family import Layer, Side
 from workers.engine.families.sizes import refresh
 from workers.engine.structures.structure import Gate, Group, Part, each_pass
 
@@ -31,39 +32,51 @@ class Layers:
                 ),
                 stack=side.stack.name,
             )
-            for side in _sides(network)
+            for side in own_stacks(network)
         ]
 
     def gate(self, network: PreTrainedModel, group: int, gate: Gate) -> list[RemovableHandle]:
         """Blends each layer's output with its input: 1 is the layer, 0 is the layer left out."""
-        layers = _sides(network)[group].modules
+        layers = own_stacks(network)[group].modules
         return [
             each_pass(network, gate),
             *(layer.register_forward_hook(_blend(index, gate), with_kwargs=True) for index, layer in enumerate(layers)),
         ]
 
     def cut(self, network: PreTrainedModel, keep: list[Tensor]) -> None:
-        """Drops layers from the stacks; a table of relative positions in the first moves to the one that follows."""
-        for side, kept in zip(_sides(network), keep, strict=True):
-            _hand_on_positions(side, int(kept.nonzero()[0]))
+        """Drops layers from the stacks; a table of relative positions moves to the first that is left to read it.
+
+        Raises EngineError CUT_OUT_OF_REACH where no attention or no feed-forward part would be left in a stack.
+        """
+        sides = own_stacks(network)
+        for side, kept in zip(sides, keep, strict=True):
+            _check_left(side, kept)
+        for side, kept in zip(sides, keep, strict=True):
+            side.hand_on_positions(next(layer for layer in _left(side, kept) if layer.self_attention))
             for index in reversed((~kept).nonzero().flatten().tolist()):
                 del side.modules[index]
         refresh(network)
 
 
-def _sides(network: PreTrainedModel) -> list[Side]:
+def own_stacks(network: PreTrainedModel) -> list[Side]:
+    """The stacks whose layers have weights of their own."""
     family = family_of(network)
     return [] if family.shares_layers else family.sides(network)
 
 
-def _hand_on_positions(side: Side, first: int) -> None:
-    path = side.stack.position_bias
-    if path is None or first == 0:
-        return
-    owner, _, name = path.rpartition(".")
-    attention: Any = side.modules[first].get_submodule(owner)
-    setattr(attention, name, side.position_bias)
-    attention.has_relative_attention_bias = True
+def _left(side: Side, kept: Tensor) -> list[Layer]:
+    return [layer for layer, stays in zip(side.layers, kept.tolist(), strict=True) if stays]
+
+
+def _check_left(side: Side, kept: Tensor) -> None:
+    """Layers may lack parts that were dropped before."""
+    left = _left(side, kept)
+    if not any(layer.self_attention for layer in left) or not any(layer.ffn_in for layer in left):
+        message = (
+            "the layers that would stay have lost their attention or their feed-forward parts to an earlier cut; "
+            "cut layers first, or fewer of them"
+        )
+        raise EngineError("CUT_OUT_OF_REACH", message, blame="user")
 
 
 def hidden_states(output: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """What language models share: perplexity, the exponential of the mean loss per predicted token."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from transformers import PreTrainedModel
 from service.specs import QUALITY_METRICS
 from workers.engine.evaluation import Evaluation, Summed
 from workers.engine.tasks.row_task import IGNORED, Row, RowTask, labels_in
+from workers.engine.tasks.task import Batch
 
-EVALUATED_TOKENS = 1024
-"""About how many tokens are evaluated at once: each has a score for every entry of the vocabulary."""
+TOKENS_TOGETHER = 1024
+"""About how many tokens are run at once: each has a score for every entry of the vocabulary, and a gradient of it."""
 LOSS_CHUNK = 256
 LARGEST_LOSS = 700.0
 """A broken network's perplexity must still be a finite number."""
@@ -29,10 +31,18 @@ class LanguageModel(RowTask):
         """Any text."""
         return isinstance(row["text"], str)
 
+    @property
+    def _together(self) -> int:
+        return max(1, TOKENS_TOGETHER // self.settings.max_length)
+
+    def sample(self, rows: int, batch_size: int) -> Iterator[Batch]:
+        """As of every task, in smaller batches where blocks are long."""
+        return super().sample(rows, min(batch_size, self._together))
+
     def evaluate(self, network: PreTrainedModel, split: str) -> Evaluation:
         """`perplexity`; its interval is over blocks."""
         rows = []
-        for batch, logits in self.passes(network, split, max(1, EVALUATED_TOKENS // self.settings.max_length)):
+        for batch, logits in self.passes(network, split, self._together):
             labels = labels_in(batch).to(logits.device)
             losses = torch.cat(
                 [
