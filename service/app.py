@@ -18,20 +18,37 @@ from service.intake import orphans, scratch
 from service.middleware import RequestMiddleware
 from service.observe import Telemetry
 from service.reconciler import Reconciler
-from service.routes import artifacts, datasets, inspections, job_records, jobs, keys, models, operations
+from service.routes import (
+    artifacts,
+    datasets,
+    inspections,
+    job_records,
+    jobs,
+    keys,
+    manifests,
+    models,
+    operations,
+    uploads,
+    webhooks,
+)
 from service.storage import open_storage
+from service.webhooks.addresses import Addresses
+from service.webhooks.sender import Sender
 
 PUBLIC = frozenset({"/healthz", "/readyz", "/docs"})
 """Routes without a key; the OpenAPI document, which FastAPI adds itself, is the fourth."""
 
 ROUTERS: tuple[APIRouter, ...] = (
     models.router,
+    manifests.router,
+    uploads.router,
     inspections.router,
     datasets.router,
     jobs.router,
     job_records.router,
     artifacts.router,
     keys.router,
+    webhooks.router,
     operations.router,
 )
 
@@ -50,6 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.state.telemetry = Telemetry()
+    app.state.addresses = Addresses(allow_private=settings.webhook_allow_private)
     problems.install(app)
     app.add_middleware(RequestMiddleware, telemetry=app.state.telemetry)
     app.state.routes = []
@@ -75,10 +93,13 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
         state = app.state
         await run_in_threadpool(_open, state, settings)
         reconciler = Reconciler(settings, state.database, state.broker, state.key_use)
+        sender = Sender(settings, state.database, state.addresses)
         reconciler.start()
+        sender.start()
         try:
             yield
         finally:
+            await run_in_threadpool(sender.stop)
             await run_in_threadpool(reconciler.stop)
             state.broker.close()
             state.database.dispose()

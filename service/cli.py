@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from service.commands import datasets, deploy, exits, jobs, models
+from service.commands import datasets, deploy, exits, jobs, models, webhooks
 from service.commands.run import run
 from service.commands.show import say
 from service.errors import SecateurError
@@ -27,6 +27,7 @@ app.command()(run)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(webhooks.app, name="webhooks")
 for part in (deploy.up, deploy.api, deploy.worker, deploy.migrate):
     app.command(rich_help_panel="The service")(part)
 app.add_typer(deploy.keys, name="keys", rich_help_panel="The service")

@@ -10,8 +10,10 @@ Answers are the API's JSON objects. Errors are those of `service.errors`, by sta
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -19,7 +21,9 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from service import client_calls as calls
-from service.client_calls import Answer, Call, Flow, Pause, Unreachable
+from service import client_models as models
+from service import client_webhooks as webhooks
+from service.client_calls import Answer, Call, Flow, Step, Together, Unreachable, Work
 from service.client_files import CorruptDownload, UnusableFolder
 from service.errors import SecateurError
 
@@ -48,6 +52,10 @@ def _async(flow: Callable[P, Flow[T]]) -> Callable[Concatenate["AsyncClient", P]
     return method
 
 
+class _Stopped(Exception):
+    """A flow beside this one has failed."""
+
+
 class Client:
     """Talks to one service with one key. Close it, or use it in a `with` block."""
 
@@ -55,7 +63,7 @@ class Client:
         headers = {"Authorization": f"Bearer {api_key}"}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, transport=transport, trust_env=False)
 
-    push_model = _sync(calls.push_model)
+    push_model = _sync(models.push_model)
     list_models = _sync(calls.list_models)
     show_model = _sync(calls.show_model)
     inspect_model = _sync(calls.inspect_model)
@@ -83,6 +91,15 @@ class Client:
     create_key = _sync(calls.create_key)
     list_keys = _sync(calls.list_keys)
     delete_key = _sync(calls.delete_key)
+    create_webhook = _sync(webhooks.create_webhook)
+    list_webhooks = _sync(webhooks.list_webhooks)
+    show_webhook = _sync(webhooks.show_webhook)
+    update_webhook = _sync(webhooks.update_webhook)
+    delete_webhook = _sync(webhooks.delete_webhook)
+    test_webhook = _sync(webhooks.test_webhook)
+    rotate_webhook_secret = _sync(webhooks.rotate_webhook_secret)
+    webhook_deliveries = _sync(webhooks.webhook_deliveries)
+    redeliver_webhook = _sync(webhooks.redeliver_webhook)
 
     def close(self) -> None:
         """Close the connections."""
@@ -94,12 +111,14 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _drive(self, flow: Flow[T]) -> T:
+    def _drive(self, flow: Flow[T], stop: threading.Event | None = None) -> T:
         failure: Exception | None = None
         answer = Answer()
         try:
             step = next(flow)
             while True:
+                if stop is not None and stop.is_set():
+                    raise _Stopped
                 try:
                     failure, answer = None, self._take(step)
                 except (SecateurError, Unreachable) as error:
@@ -109,10 +128,30 @@ class Client:
             value: T = end.value
             return value
 
-    def _take(self, step: Call | Pause) -> Answer:
-        if isinstance(step, Pause):
+    def _take(self, step: Step) -> Answer:
+        if isinstance(step, Call):
+            return self._call(step)
+        if isinstance(step, Together):
+            self._together(step)
+        elif isinstance(step, Work):
+            step.run()
+        else:
             time.sleep(step.seconds)
-            return Answer()
+        return Answer()
+
+    def _together(self, step: Together) -> None:
+        stop = threading.Event()
+        with ThreadPoolExecutor(step.at_once, thread_name_prefix="secateur") as pool:
+            running = [pool.submit(self._drive, flow, stop) for flow in step.flows]
+            try:
+                for ended in as_completed(running):
+                    ended.result()
+            except BaseException:  # an interrupt, too: the others end with the request that they are in
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _call(self, step: Call) -> Answer:
         content = step.body.pieces() if step.body else None
         try:
             with self._http.stream(**_request(step, content)) as response:
@@ -135,7 +174,7 @@ class AsyncClient:
             base_url=url, headers=headers, timeout=TIMEOUT, transport=transport, trust_env=False
         )
 
-    push_model = _async(calls.push_model)
+    push_model = _async(models.push_model)
     list_models = _async(calls.list_models)
     show_model = _async(calls.show_model)
     inspect_model = _async(calls.inspect_model)
@@ -163,6 +202,15 @@ class AsyncClient:
     create_key = _async(calls.create_key)
     list_keys = _async(calls.list_keys)
     delete_key = _async(calls.delete_key)
+    create_webhook = _async(webhooks.create_webhook)
+    list_webhooks = _async(webhooks.list_webhooks)
+    show_webhook = _async(webhooks.show_webhook)
+    update_webhook = _async(webhooks.update_webhook)
+    delete_webhook = _async(webhooks.delete_webhook)
+    test_webhook = _async(webhooks.test_webhook)
+    rotate_webhook_secret = _async(webhooks.rotate_webhook_secret)
+    webhook_deliveries = _async(webhooks.webhook_deliveries)
+    redeliver_webhook = _async(webhooks.redeliver_webhook)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -191,10 +239,32 @@ class AsyncClient:
             value: T = end.value
             return value
 
-    async def _take(self, step: Call | Pause) -> Answer:
-        if isinstance(step, Pause):
+    async def _take(self, step: Step) -> Answer:
+        if isinstance(step, Call):
+            return await self._call(step)
+        if isinstance(step, Together):
+            await self._together(step)
+        elif isinstance(step, Work):
+            await asyncio.to_thread(step.run)
+        else:
             await asyncio.sleep(step.seconds)
-            return Answer()
+        return Answer()
+
+    async def _together(self, step: Together) -> None:
+        room = asyncio.Semaphore(step.at_once)
+
+        async def drive(flow: Flow[None]) -> None:
+            async with room:
+                await self._drive(flow)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for flow in step.flows:
+                    group.create_task(drive(flow))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def _call(self, step: Call) -> Answer:
         content = _awaited(step.body.pieces()) if step.body else None
         try:
             async with self._http.stream(**_request(step, content)) as response:

@@ -5,13 +5,13 @@
 
 import json
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from service import errors
-from service.client_files import Body, PartialFile, Progress, directory_body, multipart_body, split_files, unpack
+from service.client_files import Body, PartialFile, Progress, multipart_body, split_files, unpack
 from service.states import FINAL
 
 Json: TypeAlias = dict[str, Any]
@@ -46,6 +46,21 @@ class Pause:
 
 
 @dataclass(frozen=True)
+class Work:
+    """Something slow on this machine, to be kept off an event loop."""
+
+    run: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Flows that run side by side, `at_once` at a time, until all have ended or one has failed."""
+
+    flows: "Sequence[Flow[None]]"
+    at_once: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """A 2xx or 304 answer; `content` is empty when a sink took it."""
 
@@ -59,7 +74,8 @@ class Answer:
         return value
 
 
-Flow: TypeAlias = Generator[Call | Pause, Answer, T]
+Step: TypeAlias = Call | Pause | Work | Together
+Flow: TypeAlias = Generator[Step, Answer, T]
 
 ERRORS: dict[int, type[errors.SecateurError]] = {
     kind.status: kind for kind in errors.SecateurError.__subclasses__() if kind.status != errors.SecateurError.status
@@ -109,6 +125,11 @@ def _post(path: str, payload: Any = None, *, key: str | None = None, **params: s
     return answer.json()
 
 
+def _patch(path: str, payload: Json) -> Flow[Json]:
+    answer = yield from _send(Call("PATCH", path, json=payload))
+    return answer.json()
+
+
 def _delete(path: str) -> Flow[None]:
     yield from _send(Call("DELETE", path))
 
@@ -138,19 +159,6 @@ def _upload(path: str, params: Mapping[str, str], body: Body, key: str | None) -
 
 
 # Models
-
-
-def push_model(
-    folder: Path,
-    name: str | None = None,
-    *,
-    idempotency_key: str | None = None,
-    progress: Progress | None = None,
-) -> Flow[Json]:
-    """Upload a Hugging Face directory as a tar that is built while it is sent; returns the ready model."""
-    body = directory_body(folder, progress)
-    params = {"name": name or folder.absolute().name}
-    return (yield from _upload("/v1/models", params, body, idempotency_key))
 
 
 def list_models(*, limit: int | None = 20) -> Flow[list[Json]]:

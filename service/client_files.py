@@ -45,15 +45,16 @@ class Body:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def directory_body(folder: Path, progress: Progress | None = None) -> Body:
-    """The files of a folder that the service keeps as a tar, never stored, with its digest in the headers.
-
-    Raises `UnusableFolder` when there is no config.json.
-    """
+def model_files(folder: Path) -> dict[str, Path]:
+    """The files of a folder that the service keeps, by name. Raises `UnusableFolder` when there is no config.json."""
     if not (folder / "config.json").is_file():
         raise UnusableFolder(f"{folder} is no Hugging Face model directory: it has no config.json.")
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    paths = {name: path for name, path in found.items() if is_kept(name)}
+    return {name: path for name, path in found.items() if is_kept(name)}
+
+
+def archive_body(paths: Mapping[str, Path], progress: Progress | None = None) -> Body:
+    """Files as a tar, never stored, with its digest in the headers."""
     layout = TarLayout([(name, path.stat().st_size) for name, path in paths.items()])
 
     def opener(name: str) -> BinaryIO:
@@ -66,6 +67,26 @@ def directory_body(folder: Path, progress: Progress | None = None) -> Body:
         lambda: _counted(layout.read(0, layout.size, opener), layout.size, progress),
         {"Repr-Digest": f"sha-256=:{digest}:"},
     )
+
+
+def chunk_body(path: Path, start: int, size: int) -> Body:
+    """A piece of a file, held in memory, with its digest in the headers as the tus protocol has it.
+
+    Raises `UnusableFolder` when the file has become shorter.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read(size)
+    if len(data) != size:
+        raise UnusableFolder(f"{path} was changed while it was sent; push it again.")
+    digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Offset": str(start), "Upload-Checksum": f"sha256 {digest}"}
+    return Body(size, "application/offset+octet-stream", lambda: _slices(data), headers)
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE]
 
 
 def split_files(folder: Path) -> dict[str, Path]:

@@ -20,7 +20,10 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(None, description="default: SQLite in data_dir")
     broker_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey")
     storage_url: str | None = Field(None, description="file:///path; default: data_dir/storage")
-    scratch_dir: Path | None = Field(None, description="unfinished uploads and job folders; default: data_dir/scratch")
+    scratch_dir: Path | None = Field(
+        None,
+        description="unfinished uploads and job folders, the same for all API processes; default: data_dir/scratch",
+    )
 
     host: str = "127.0.0.1"
     port: int = 8400
@@ -30,12 +33,23 @@ class Settings(BaseSettings):
     max_json_bytes: int = 1 << 20
     max_upload_bytes: int | None = Field(None, description="default: free disk less disk_reserve_bytes")
     disk_reserve_bytes: int = 2 << 30
+    upload_expiry_seconds: float = Field(
+        24 * 3600.0, description="an unfinished upload is dropped this long after its last byte"
+    )
 
     lease_seconds: float = Field(30.0, description="a running job whose lease ran out is given to another worker")
     heartbeat_seconds: float = Field(2.0, description="how often a worker renews its lease and looks for a cancel")
     reconcile_seconds: float = Field(10.0, description="how often lost jobs are looked for")
     max_attempts: int = 3
     kill_grace_seconds: float = Field(4.0, description="between SIGTERM and SIGKILL of an engine")
+    webhook_allow_private: bool = Field(
+        False, description="webhooks may go to http and to private addresses: for networks of one's own, and tests"
+    )
+    webhook_seconds: float = Field(1.0, description="how often due webhooks are looked for")
+    webhook_timeout_seconds: float = Field(15.0, description="for one webhook, from the look-up of its host's name on")
+    webhook_retry_seconds: list[float] = Field(
+        [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400], description="pauses between tries of a webhook"
+    )
     log_level: str = "INFO"
     cuda_visible_devices: str | None = Field(
         None, validation_alias="CUDA_VISIBLE_DEVICES", description="which GPUs a worker's jobs see; read without prefix"

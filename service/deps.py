@@ -16,8 +16,10 @@ from service.errors import BadRequest, Forbidden, PayloadTooLarge, UnsupportedMe
 from service.idempotency import remember, replay_or
 from service.intake import strict_json
 from service.storage import Storage
+from service.webhooks.addresses import Addresses
 
 __all__ = [
+    "AddressesDep",
     "Admin",
     "BrokerDep",
     "DatabaseDep",
@@ -28,6 +30,7 @@ __all__ = [
     "StorageDep",
     "Writer",
     "parse_json",
+    "read_body",
     "remember",
     "replay_or",
     "require",
@@ -66,10 +69,17 @@ def get_session(request: Request) -> Iterator[Session]:
         yield session
 
 
+async def get_addresses(request: Request) -> Addresses:
+    """What a webhook may be sent to."""
+    addresses: Addresses = request.app.state.addresses
+    return addresses
+
+
 SettingsDep = Annotated[Settings, Depends(get_settings_of)]
 DatabaseDep = Annotated[Database, Depends(get_database)]
 StorageDep = Annotated[Storage, Depends(get_storage)]
 BrokerDep = Annotated[Broker, Depends(get_broker)]
+AddressesDep = Annotated[Addresses, Depends(get_addresses)]
 SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 
 

@@ -6,10 +6,13 @@
     ├── Forbidden              403   the key lacks the scope
     ├── NotFound               404   unknown id, or another tenant's
     ├── Conflict               409   the resource's state does not allow it
+    ├── PreconditionFailed     412   a version of a protocol that is not spoken here
     ├── PayloadTooLarge        413
     ├── UnsupportedMediaType   415
     ├── RangeNotSatisfiable    416
     ├── Invalid                422   understood, but cannot work; `errors` point at the fields
+    ├── Locked                 423   another request writes to it right now
+    ├── ChecksumMismatch       460   a chunk is not what its checksum says (tus)
     ├── InternalError          500
     ├── Unavailable            503   something we lean on is away; try again later
     └── InsufficientStorage    507
@@ -75,6 +78,10 @@ class Conflict(SecateurError):
     status, code, title = 409, "CONFLICT", "Conflict with the current state"
 
 
+class PreconditionFailed(SecateurError):
+    status, code, title = 412, "PRECONDITION_FAILED", "Precondition failed"
+
+
 class PayloadTooLarge(SecateurError):
     status, code, title = 413, "PAYLOAD_TOO_LARGE", "Too large"
 
@@ -89,6 +96,14 @@ class RangeNotSatisfiable(SecateurError):
 
 class Invalid(SecateurError):
     status, code, title = 422, "INVALID", "Cannot work as asked"
+
+
+class Locked(SecateurError):
+    status, code, title = 423, "LOCKED", "Locked"
+
+
+class ChecksumMismatch(SecateurError):
+    status, code, title = 460, "CHECKSUM_MISMATCH", "Checksum mismatch"
 
 
 class InternalError(SecateurError):

@@ -72,7 +72,7 @@ def _view(job: Job, attempts: Iterable[Attempt], place: int | None, base: str, w
         status=job.status,
         phase=job.phase,
         spec=job.spec,
-        configuration=job.configuration,
+        configuration=job.configuration | ({"webhook_url": job.webhook_url} if job.kind == "compression" else {}),
         progress=Progress(**job.progress),
         queue=Queue(position=place),
         attempts=[

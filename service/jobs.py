@@ -17,6 +17,7 @@ from service.events import emit
 from service.ids import new_id
 from service.states import FINAL, Kind
 from service.tables import Artifact, Attempt, Job, Model, utc_now
+from service.webhooks import outbox
 
 NO_PROGRESS: dict[str, Any] = {"fraction": 0.0, "step": 0, "total_steps": None, "seconds_remaining": None}
 CRASH_LOOP: dict[str, Any] = {
@@ -41,6 +42,8 @@ def submit(session: Session, job: Job) -> Job:
     """Store a new job as `queued`."""
     session.add(job)
     session.flush()
+    if job.webhook_url is not None:  # so that its secret can be asked for before the first webhook comes
+        outbox.signer_of_jobs(session, job.tenant)
     emit(session, job.id, "job.queued", "Queued.")
     return job
 
@@ -260,7 +263,11 @@ def new_job(
     advice: Sequence[dict[str, str]] = (),
     kind: Kind = "compression",
 ) -> Job:
-    """A row for a validated spec, not yet stored."""
+    """A row for a validated spec, not yet stored.
+
+    `webhook_url` becomes a column: the rest of the configuration goes to the engine and into reports, which are passed
+    on, and the URL may hold a secret.
+    """
     return Job(
         id=new_id("job"),
         tenant=tenant,
@@ -270,7 +277,8 @@ def new_job(
         model_id=configuration["model_id"],
         dataset_id=configuration["dataset_id"],
         spec=spec,
-        configuration=configuration,
+        configuration={name: value for name, value in configuration.items() if name != "webhook_url"},
+        webhook_url=configuration.get("webhook_url"),
         priority=configuration["priority"],
         status="queued",
         progress=NO_PROGRESS,

@@ -7,12 +7,13 @@ from typing import Any
 _SECRETS = (
     (re.compile(r"sct_([0-9A-Z]{26})_[0-9a-f_]+"), r"sct_\1_…"),
     (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic)\s+)[^\s'\"]+"), r"\1…"),
+    (re.compile(r"whsec_[A-Za-z0-9+/]+=*"), "whsec_…"),
     (re.compile(r"(\w://[^/\s:@]*):[^@\s/]+@"), r"\1:…@"),
 )
 
 
 def redact(text: str) -> str:
-    """`text` without API keys, Authorization values and the passwords of URLs."""
+    """`text` without API keys, secrets of webhooks, Authorization values and the passwords of URLs."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
@@ -35,5 +36,6 @@ def configuration(level: str) -> dict[str, Any]:
             "line": {"()": RedactingFormatter, "format": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
         },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "loggers": {"httpcore": {"level": "INFO"}},  # below that it tells the headers of webhooks
         "root": {"handlers": ["stderr"], "level": level.upper()},
     }

@@ -9,12 +9,25 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 from starlette.requests import Request
 
+from service.intake.manifest import Manifest
 from service.problems import Problem
 from service.schemas import NewKey
 from service.specs import JobSpec
 from service.specs.inspection import InspectionSpec
+from service.webhooks.outbox import EVENTS
+from service.webhooks.payload import WebhookPayload
+from service.webhooks.schemas import NewWebhookEndpoint, WebhookEndpointChanges
 
-BODIES: tuple[type[BaseModel], ...] = (JobSpec, InspectionSpec, NewKey, Problem)
+BODIES: tuple[type[BaseModel], ...] = (
+    Manifest,
+    JobSpec,
+    InspectionSpec,
+    NewKey,
+    NewWebhookEndpoint,
+    WebhookEndpointChanges,
+    WebhookPayload,
+    Problem,
+)
 _REFERENCE = "#/components/schemas/{model}"
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}
 code{background:#f2f2f2;padding:.1rem .3rem;border-radius:3px}h2{font-size:1rem;margin:1.6rem 0 .2rem}
@@ -23,10 +36,14 @@ b{display:inline-block;min-width:4.5rem}p{margin:.2rem 0}li{margin:.1rem 0}"""
 docs = APIRouter(include_in_schema=False)
 
 
+def schema_of(body: type[BaseModel]) -> dict[str, Any]:
+    """A reference to the schema of one of `BODIES`."""
+    return {"$ref": _REFERENCE.format(model=body.__name__)}
+
+
 def json_body(body: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra` of a route that reads `body` with our own reader."""
-    schema = {"$ref": _REFERENCE.format(model=body.__name__)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema_of(body)}}}}
 
 
 def install(app: FastAPI) -> None:
@@ -45,8 +62,18 @@ def _document(app: FastAPI) -> dict[str, Any]:
             schema = body.model_json_schema(ref_template=_REFERENCE)
             schemas.update(schema.pop("$defs", {}))
             schemas[body.__name__] = schema
+        document["webhooks"] = {event: {"post": _webhook(event)} for event in EVENTS}
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _webhook(event: str) -> dict[str, Any]:
+    return {
+        "summary": f"A job has {event.removeprefix('job.')}" if event != "job.cancelled" else "A job was cancelled",
+        "description": "Signed as in Standard Webhooks 1.0.0: webhook-id, webhook-timestamp, webhook-signature (v1).",
+        **json_body(WebhookPayload),
+        "responses": {"2XX": {"description": "taken"}, "410": {"description": "never again: the endpoint is disabled"}},
+    }
 
 
 @docs.get("/docs", response_class=HTMLResponse)

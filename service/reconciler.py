@@ -1,4 +1,4 @@
-"""The loop that finds lost jobs: frees expired leases, rings for what the broker forgot. Any number may run."""
+"""The loop that finds what was lost: leases, jobs that the broker forgot, abandoned uploads. Any number may run."""
 
 import logging
 import threading
@@ -8,7 +8,10 @@ from service.auth import KeyUse
 from service.broker import Broker
 from service.config import Settings
 from service.db import Database
+from service.intake import uploads
+from service.storage import open_storage
 from service.tables import Job
+from service.webhooks import outbox
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +21,7 @@ class Reconciler:
 
     def __init__(self, settings: Settings, database: Database, broker: Broker, key_use: KeyUse) -> None:
         self._settings, self._database, self._broker, self._key_use = settings, database, broker, key_use
+        self._storage = open_storage(settings.storage)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -47,8 +51,10 @@ class Reconciler:
         with self._database.session_scope() as session:
             due = jobs.reconcile(session, self._settings.max_attempts)
             idempotency.expire(session)
+            outbox.expire(session)
         self._ring(due)
         self._note_key_use()
+        uploads.sweep(self._database, self._storage, self._settings.scratch)
 
     def _ring(self, due: list[str]) -> None:
         waiting = self._broker.waiting() if due else None

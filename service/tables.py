@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, MetaData, String, UniqueConstraint
+from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, MetaData, String, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -84,7 +84,7 @@ class Model(Base):
     structure: Mapped[dict[str, Any]]
     facts: Mapped[dict[str, Any]]
     """What the door needs for later checks: `labels`, `multi_label`, `max_length` (null: unknown), `has_head`,
-    `has_tokenizer`, `uniform`."""
+    `has_tokenizer`, `uniform`; of an invalid model its `problem`; of an unfinished one nothing."""
     prefix: Mapped[str] = mapped_column(String(300))
     archive_size: Mapped[int]
     archive_sha256: Mapped[str] = mapped_column(String(64))
@@ -93,6 +93,23 @@ class Model(Base):
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     deleted_at: Mapped[datetime | None]
+
+
+class Upload(Base):
+    """One file of a model in the state `uploading`; how much of it is here, the length of its partial file tells."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), index=True)
+    tenant: Mapped[str] = mapped_column(String(100))
+    position: Mapped[int]
+    """Where the file stands in the manifest."""
+    path: Mapped[str] = mapped_column(String(1024))
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    """The model is dropped when the last of its files has expired."""
 
 
 class Dataset(Base):
@@ -147,6 +164,7 @@ class Job(Base):
     lease_until: Mapped[float | None] = mapped_column(Float(53))
     """Seconds since 1970 by the database's clock."""
     not_before: Mapped[float | None] = mapped_column(Float(53))
+    webhook_url: Mapped[str | None] = mapped_column(String(2048))
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -238,3 +256,73 @@ class Worker(Base):
     sandbox: Mapped[str] = mapped_column(String(40))
     started_at: Mapped[datetime] = mapped_column(default=utc_now)
     seen_until: Mapped[float] = mapped_column(Float(53))
+
+
+class WebhookEndpoint(Base):
+    """Where a tenant wants to be told; of those without a URL a tenant has one, for the `webhook_url` of its jobs."""
+
+    __tablename__ = "webhook_endpoints"
+    __table_args__ = (
+        Index(None, "tenant", "id"),
+        Index(
+            "uq_webhook_endpoints_without_url",
+            "tenant",
+            unique=True,
+            postgresql_where=text("url IS NULL"),
+            sqlite_where=text("url IS NULL"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(100))
+    url: Mapped[str | None] = mapped_column(String(2048))
+    description: Mapped[str] = mapped_column(String(256), default="")
+    events: Mapped[list[Any]]
+    enabled: Mapped[bool] = mapped_column(default=True)
+    disabled_reason: Mapped[str | None] = mapped_column(String(20))
+    failing_since: Mapped[datetime | None]
+    """Of the first failed try after the last success."""
+    secrets: Mapped[list[Any]]
+    """`[{"secret", "until"}]`, newest first; until is null of the one that is not being replaced."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class WebhookDelivery(Base):
+    """One event on its way to one endpoint."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (UniqueConstraint("endpoint_id", "event_id"), Index(None, "status", "due_at"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(100))
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
+    event_id: Mapped[str] = mapped_column(String(40))
+    """The `webhook-id`: the same for every endpoint and every try."""
+    job_id: Mapped[str | None] = mapped_column(String(40))
+    type: Mapped[str] = mapped_column(String(60))
+    url: Mapped[str | None] = mapped_column(String(2048))
+    """The job's own `webhook_url`; null: the endpoint's."""
+    data: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(String(20))
+    attempts: Mapped[int] = mapped_column(default=0)
+    """Grows with every claim; a write that names an older one hits no row."""
+    tries: Mapped[int] = mapped_column(default=0)
+    """Those of the present schedule, which starts anew with every redelivery."""
+    leased: Mapped[bool] = mapped_column(default=False)
+    due_at: Mapped[float] = mapped_column(Float(53))
+    """Seconds since 1970 by the database's clock: the next try, or while one runs the end of its lease."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
+    finished_at: Mapped[datetime | None]
+
+
+class WebhookAttempt(Base):
+    """One try of a delivery; without seconds: it is running, or its process died."""
+
+    __tablename__ = "webhook_attempts"
+
+    delivery_id: Mapped[str] = mapped_column(ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    started_at: Mapped[datetime] = mapped_column(default=utc_now)
+    seconds: Mapped[float | None] = mapped_column(Float(53))
+    response_status: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(String(40))

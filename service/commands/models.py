@@ -24,11 +24,18 @@ def push(
         Path, typer.Argument(help="Hugging Face directory: config.json, *.safetensors, tokenizer files.")
     ],
     name: Annotated[str | None, typer.Option(help="Default: the folder's name.")] = None,
+    archive: Annotated[
+        bool | None,
+        typer.Option("--archive/--files", help="As one archive, or file by file; default: by size, files from 8 MiB."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a model; prints its id, or the ready model with --json."""
+    """Upload a model, going on after a broken connection; prints its id, or the ready model with --json.
+
+    What the service stores already is not sent again. Repeated after an interruption, it goes on where it was.
+    """
     with connect() as client, transfer(f"sending {folder}") as progress:
-        model = client.push_model(folder, name, progress=progress)
+        model = client.push_model(folder, name, archive=archive, progress=progress)
     emit(model) if as_json else typer.echo(model["id"])
 
 

@@ -25,8 +25,17 @@ from service.intake.sources import PIECE
 
 T = TypeVar("T")
 
+IDLE_SECONDS = 60.0
+"""A client that sends nothing for so long has gone, though its connection may not know."""
+
 _QUEUED_PIECES = 4
 _DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/=]{1,100}):")
+
+
+class BodyIncomplete(BadRequest):
+    """The body broke off before its end."""
+
+    code = "BODY_INCOMPLETE"
 
 
 class Pipe:
@@ -107,13 +116,18 @@ async def receive(request: Request, limits: Limits, consume: Callable[[Pipe], T]
 
 async def _feed(request: Request, pipe: Pipe) -> None:
     gathered = bytearray()
+    stream = request.stream()
     try:
-        async for piece in request.stream():
+        while True:
+            async with asyncio.timeout(IDLE_SECONDS):
+                piece = await anext(stream, None)
+            if piece is None:
+                break
             gathered += piece
             if len(gathered) >= PIECE:
                 await pipe.put(bytes(gathered))
                 gathered.clear()
-    except ClientDisconnect:
+    except (ClientDisconnect, TimeoutError):
         pipe.end(_broken_off())
         return
     if gathered:
@@ -121,8 +135,8 @@ async def _feed(request: Request, pipe: Pipe) -> None:
     pipe.end()
 
 
-def _broken_off() -> BadRequest:
-    return BadRequest("The body broke off before its end; nothing was kept.", code="BODY_INCOMPLETE")
+def _broken_off() -> BodyIncomplete:
+    return BodyIncomplete("The body broke off before its end, or nothing came of it for a minute.")
 
 
 def wanted_digest(header: str | None) -> bytes | None:

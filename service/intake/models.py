@@ -1,7 +1,8 @@
-"""A model directory from its archive to storage: which folder is the model, whether it fits together, what it is."""
+"""A model directory from its upload to storage: which folder is the model, whether it fits together, what it is."""
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,16 +18,18 @@ from service.intake.layouts import LAYOUTS, Weights
 from service.intake.limits import Limits
 from service.intake.safetensors import DTYPES, Tensor, check_finite, read_header
 from service.intake.sources import Source
-from service.intake.unpacking import Policy, Stored, Unpacked
+from service.intake.unpacking import Policy, Stored
 from service.storage import Storage, all_or_nothing
 from service.storage.tar import TarLayout
 from service.tables import Model
 
 _WEIGHTS = "model.safetensors"
-_POLICY = Policy(content.admit, content.check_not_torch)
+POLICY = Policy(content.admit, content.check_not_torch)
+"""Which files of an upload are kept, and which refuse it."""
+
 _MAX_TOKENIZER = 32 << 20
 _LABELLED = ("text-classification", "token-classification")
-_NO_CONFIG = "The archive has no config.json at its root or in its one top folder."
+_NO_CONFIG = "The upload has no config.json at its root or in its one top folder."
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,17 @@ class Checked:
 
 def read_model(source: Source, folder: Path, limits: Limits) -> Checked:
     """Unpack and check an archive; `folder` takes the files. Raises `SecateurError` for whatever we do not take."""
-    unpacked = unpack(source, folder, limits, _POLICY)
-    paths = _select(unpacked)
-    files = {name: (unpacked.folder / path, unpacked.files[path]) for name, path in paths.items()}
+    unpacked = unpack(source, folder, limits, POLICY)
+    files = {path: (unpacked.folder / path, stored) for path, stored in unpacked.files.items()}
+    return check_model(files, unpacked.names, folder)
+
+
+def check_model(given: Mapping[str, tuple[Path, Stored]], names: Sequence[str], folder: Path) -> Checked:
+    """The one check of every upload, however it came: `given` files were admitted by `POLICY`, out of all `names`.
+
+    `folder` takes the files that are written anew. Raises `SecateurError` for whatever we do not take.
+    """
+    files = _select(given, names)
     config = read_config(_small(files["config.json"][0]))
     tensors, shards = _read_weights(files)
     parameters, has_head = _check_fit(config, tensors)
@@ -66,19 +77,19 @@ def read_model(source: Source, folder: Path, limits: Limits) -> Checked:
     return Checked(dict(sorted(files.items())), config, tensors, parameters, has_head)
 
 
-def _select(unpacked: Unpacked) -> dict[str, str]:
-    """Path in the archive of each kept file, by its path in the model's folder."""
-    if "config.json" in unpacked.files:
+def _select(given: Mapping[str, tuple[Path, Stored]], names: Sequence[str]) -> dict[str, tuple[Path, Stored]]:
+    """Each kept file by its path in the model's folder, which is the upload's root or its one top folder."""
+    if "config.json" in given:
         root = ""
     else:
-        tops = {name.partition("/")[0] for name in unpacked.names if "/" in name and not name.startswith("__MACOSX/")}
-        if len(tops) != 1 or f"{min(tops)}/config.json" not in unpacked.files:
+        tops = {name.partition("/")[0] for name in names if "/" in name and not name.startswith("__MACOSX/")}
+        if len(tops) != 1 or f"{min(tops)}/config.json" not in given:
             raise Invalid(_NO_CONFIG, code="CONFIG_MISSING")
         root = f"{tops.pop()}/"
-    selected = {path.removeprefix(root): path for path in unpacked.files if path.startswith(root)}
+    selected = {path.removeprefix(root): file for path, file in given.items() if path.startswith(root)}
     return {
-        name: path
-        for name, path in selected.items()
+        name: file
+        for name, file in selected.items()
         if name in content.KEPT_FILES or (name.endswith(".safetensors") and "/" not in name)
     }
 
@@ -87,7 +98,7 @@ def _read_weights(files: dict[str, tuple[Path, Stored]]) -> tuple[dict[str, Tens
     """All tensors, and the names of each shard's."""
     shards = sorted(name for name in files if name.endswith(".safetensors"))
     if not shards:
-        raise Invalid("The archive has no .safetensors file.", code="WEIGHTS_MISSING")
+        raise Invalid("The upload has no .safetensors file.", code="WEIGHTS_MISSING")
     if content.INDEX in files:
         _check_index(_small(files[content.INDEX][0]), shards)
     tensors: dict[str, Tensor] = {}
@@ -104,14 +115,14 @@ def _read_weights(files: dict[str, tuple[Path, Stored]]) -> tuple[dict[str, Tens
 
 
 def _check_index(data: bytes, shards: list[str]) -> None:
-    """Every shard must be a plain name among the archive's own files: loaders open whatever path stands there."""
+    """Every shard must be a plain name among the upload's own files: loaders open whatever path stands there."""
     index = _json(data, content.INDEX)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise Invalid(f"{content.INDEX} has no weight_map from tensors to files.", code="INDEX_REFUSED")
     if set(weight_map.values()) != set(shards):
         raise Invalid(
-            f"{content.INDEX} must name exactly the archive's .safetensors files, without folders.",
+            f"{content.INDEX} must name exactly the upload's .safetensors files, without folders.",
             code="INDEX_REFUSED",
         )
 
@@ -153,8 +164,8 @@ def _check_companions(files: dict[str, tuple[Path, Stored]], folder: Path) -> No
                 companions.check_modules(value)
             if name in content.VOCABULARY_FILES:
                 companions.check_vocabulary(value, name)
-    for name in content.LINES_FILES & files.keys():
-        companions.check_lines(_small(files[name][0], _MAX_TOKENIZER), name, _MAX_TOKENIZER)
+    for name in content.TEXT_FILES & files.keys():
+        companions.check_text(_small(files[name][0], _MAX_TOKENIZER), name, _MAX_TOKENIZER)
     for name in content.SENTENCEPIECE_FILES & files.keys():
         companions.check_sentencepiece(_small(files[name][0], 1), name)
 
@@ -184,28 +195,30 @@ def _json(data: bytes, name: str, limit: int = companions.MAX_BYTES) -> Any:
 def publish(storage: Storage, checked: Checked, *, tenant: str, name: str, metadata: dict[str, str]) -> Model:
     """Move the files to storage; returns the row, not yet stored. On any error nothing is kept."""
     model_id = new_id("mdl")
+    return Model(id=model_id, tenant=tenant, name=name, metadata_=metadata, **store(storage, checked, model_id))
+
+
+def store(storage: Storage, checked: Checked, model_id: str) -> dict[str, Any]:
+    """Move the files to storage; returns the columns of a ready model that they decide. Keeps nothing on any error."""
     prefix = f"models/{model_id}"
     with all_or_nothing(storage, prefix):
         for path, (source, _) in checked.files.items():
             storage.put(f"{prefix}/{path}", source)
         layout = TarLayout([(path, stored.size) for path, (_, stored) in checked.files.items()])
         archive_sha256 = layout.sha256(lambda path: storage.open(f"{prefix}/{path}"))
-    return Model(
-        id=model_id,
-        tenant=tenant,
-        name=name,
-        state="ready",
-        family=checked.config.family.model_type,
-        architecture=checked.config.architecture,
-        task=checked.config.task,
-        parameters=checked.parameters,
-        size=sum(stored.size for _, stored in checked.files.values()),
-        dtype=_dtype(checked.tensors),
-        files=[
+    return {
+        "state": "ready",
+        "family": checked.config.family.model_type,
+        "architecture": checked.config.architecture,
+        "task": checked.config.task,
+        "parameters": checked.parameters,
+        "size": sum(stored.size for _, stored in checked.files.values()),
+        "dtype": _dtype(checked.tensors),
+        "files": [
             {"path": path, "size": stored.size, "sha256": stored.sha256} for path, (_, stored) in checked.files.items()
         ],
-        structure=checked.config.structure(),
-        facts={
+        "structure": checked.config.structure(),
+        "facts": {
             "labels": checked.labels,
             "max_length": checked.config.max_length(),
             "has_head": checked.has_head,
@@ -213,11 +226,10 @@ def publish(storage: Storage, checked: Checked, *, tenant: str, name: str, metad
             "multi_label": checked.config.values.get("problem_type") == "multi_label_classification",
             "uniform": True,
         },
-        prefix=prefix,
-        archive_size=layout.size,
-        archive_sha256=archive_sha256,
-        metadata_=metadata,
-    )
+        "prefix": prefix,
+        "archive_size": layout.size,
+        "archive_sha256": archive_sha256,
+    }
 
 
 def _floats(tensors: dict[str, Tensor]) -> list[Tensor]:

@@ -1,9 +1,10 @@
-"""Names of archive members: one strict form, and everything else refused."""
+"""Names of an upload's members: one strict form, each given out once, and everything else refused."""
 
 import re
 import unicodedata
 
 from service.errors import Invalid
+from service.intake.limits import MAX_ENTRIES
 
 MAX_PART_BYTES = 255
 MAX_NAME_BYTES = 1024
@@ -60,4 +61,50 @@ def _fault(name: str) -> str | None:
 
 
 def _refused(name: str, fault: str) -> Invalid:
-    return Invalid(f"The archive's member {shown(name)} {fault}.", code="ARCHIVE_NAME_REFUSED")
+    return Invalid(f"The upload's member {shown(name)} {fault}.", code="ARCHIVE_NAME_REFUSED")
+
+
+class Claims:
+    """The names of one upload's members, counted and given out once each."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        """Those of files, in the order in which they came."""
+        self._kinds: dict[str, str] = {}
+        self._entries = 0
+
+    def add_folder(self, raw_name: str) -> None:
+        """A folder may come as often as it likes."""
+        name = self._counted(raw_name)
+        if name:
+            self._claim(name, "folder")
+
+    def add_file(self, raw_name: str) -> str:
+        """The strict form of a file's name. Raises `Invalid` when it is taken, or is no name."""
+        name = self._counted(raw_name)
+        if not name:
+            raise _refused(raw_name, "names no file")
+        self._claim(name, "file")
+        self.names.append(name)
+        return name
+
+    def _counted(self, raw_name: str) -> str:
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise Invalid(f"An upload has at most {MAX_ENTRIES} entries.", code="ARCHIVE_TOO_MANY_ENTRIES")
+        return member_name(raw_name)
+
+    def _claim(self, name: str, kind: str) -> None:
+        """Two members may not share a name, even in another case: on other file systems one would hide the other."""
+        folded = name.casefold()
+        parents = [folded[:at] for at, character in enumerate(folded) if character == "/"]
+        if any(self._kinds.setdefault(parent, "folder") != "folder" for parent in parents):
+            raise _duplicate(name)
+        known = self._kinds.get(folded)
+        if known and not known == kind == "folder":
+            raise _duplicate(name)
+        self._kinds[folded] = kind
+
+
+def _duplicate(name: str) -> Invalid:
+    return Invalid(f"The upload has {shown(name)} twice, apart from case.", code="ARCHIVE_DUPLICATE")

@@ -24,7 +24,7 @@ def sweep(database: Database, storage: Storage, grace_seconds: float = GRACE_SEC
     try:
         for kind, table in (("models", Model), ("datasets", Dataset)):
             for id_, _ in groupby(storage.list(kind), key=lambda key: key.split("/")[1]):
-                if _is_old(id_, grace_seconds) and not _is_known(database, table, id_):
+                if is_old(id_, grace_seconds) and not _is_known(database, table, id_):
                     storage.delete_prefix(f"{kind}/{id_}")
                     removed.append(f"{kind}/{id_}")
     except SQLAlchemyError:
@@ -32,7 +32,8 @@ def sweep(database: Database, storage: Storage, grace_seconds: float = GRACE_SEC
     return removed
 
 
-def _is_old(id_: str, grace_seconds: float) -> bool:
+def is_old(id_: str, grace_seconds: float) -> bool:
+    """Whether an id of ours was made longer ago than that."""
     try:
         return made_at(id_) < time.time() - grace_seconds
     except ValueError:  # not of our making: not ours to delete

@@ -17,9 +17,15 @@ def upload_folder(scratch: Path) -> Iterator[Path]:
     """An empty private folder, removed with all it holds when the block ends; a full disk is `InsufficientStorage`."""
     parent = scratch / _FOLDER
     parent.mkdir(parents=True, exist_ok=True)
+    with full_disk_is_no_space(), folders.owned(Path(tempfile.mkdtemp(dir=parent))) as folder:
+        yield folder
+
+
+@contextmanager
+def full_disk_is_no_space() -> Iterator[None]:
+    """Turn the system's error for a full disk into `InsufficientStorage`."""
     try:
-        with folders.owned(Path(tempfile.mkdtemp(dir=parent))) as folder:
-            yield folder
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_space() from error

@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 from service.errors import Invalid
-from service.intake.limits import MAX_ENTRIES, MAX_RATIO, RATIO_FREE_BYTES, Limits
-from service.intake.names import member_name, shown
+from service.intake.limits import MAX_RATIO, RATIO_FREE_BYTES, Limits
+from service.intake.names import Claims
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,15 @@ class Unpacked:
         """`packed` tells how many bytes of the archive were read so far."""
         self.folder = folder
         self.files: dict[str, Stored] = {}
-        self.names: list[str] = []
         self._limits, self._policy, self._packed = limits, policy, packed
-        self._kinds: dict[str, str] = {}
-        self._entries = self._bytes = 0
+        self._claims = Claims()
+        self._bytes = 0
         self._next_check = _DISK_CHECK
+
+    @property
+    def names(self) -> list[str]:
+        """Every file's name, of those that are not kept too."""
+        return self._claims.names
 
     def survey(self, raw_names: list[str]) -> None:
         """All names of an archive whose directory comes before its members are read."""
@@ -55,42 +59,19 @@ class Unpacked:
 
     def add_folder(self, raw_name: str) -> None:
         """A directory entry: checked and counted, but folders are made only for files that are kept."""
-        self._count_entry()
-        name = member_name(raw_name)
-        if name:
-            self._claim(name, "folder")
+        self._claims.add_folder(raw_name)
 
     def add_file(self, raw_name: str, size: int, content: Iterator[bytes]) -> None:
         """A regular file of `size` bytes, as the archive declares; reads all of `content`."""
-        self._count_entry()
-        name = member_name(raw_name)
-        self._claim(name, "file")
+        name = self._claims.add_file(raw_name)
         if self._bytes + size > self._limits.total:
             raise self._limits.refusal()
-        self.names.append(name)
-        counted = self._counted(content)
-        head, rest = _split(counted)
+        head, rest = split_head(self._counted(content))
         if self._policy.admit(name, head):
             self.files[name] = self._write(name, chain((head,), rest))
         else:
             for _ in rest:
                 pass
-
-    def _count_entry(self) -> None:
-        self._entries += 1
-        if self._entries > MAX_ENTRIES:
-            raise Invalid(f"An archive has at most {MAX_ENTRIES} entries.", code="ARCHIVE_TOO_MANY_ENTRIES")
-
-    def _claim(self, name: str, kind: str) -> None:
-        """Two members may not share a name, even in another case: on other file systems one would hide the other."""
-        folded = name.casefold()
-        parents = [folded[:at] for at, character in enumerate(folded) if character == "/"]
-        if any(self._kinds.setdefault(parent, "folder") != "folder" for parent in parents):
-            raise _duplicate(name)
-        known = self._kinds.get(folded)
-        if known and not known == kind == "folder":
-            raise _duplicate(name)
-        self._kinds[folded] = kind
 
     def _counted(self, content: Iterator[bytes]) -> Iterator[bytes]:
         for piece in content:
@@ -115,7 +96,8 @@ class Unpacked:
             os.close(descriptor)
 
 
-def _split(content: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+def split_head(content: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The start of a file that its policy looks at, and what is left of it."""
     head = bytearray()
     for piece in content:
         head += piece
@@ -157,7 +139,3 @@ def _write_file(folder: int, name: str, content: Iterator[bytes]) -> Stored:
             while rest:
                 rest = rest[file.write(rest) :]
     return Stored(size, digest.hexdigest())
-
-
-def _duplicate(name: str) -> Invalid:
-    return Invalid(f"The archive has {shown(name)} twice, apart from case.", code="ARCHIVE_DUPLICATE")

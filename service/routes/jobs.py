@@ -18,6 +18,7 @@ from service.auth import Principal
 from service.broker import Broker
 from service.db import Database, on_commit
 from service.deps import (
+    AddressesDep,
     BrokerDep,
     DatabaseDep,
     RawJson,
@@ -29,7 +30,7 @@ from service.deps import (
     remember,
     replay_or,
 )
-from service.errors import Conflict, FieldError, Invalid, NotFound
+from service.errors import Conflict, FieldError, Invalid, NotFound, invalid
 from service.job_view import base_url, etag, job_view, job_views
 from service.openapi import json_body
 from service.paging import Cursor, Limit, newest_first
@@ -64,6 +65,7 @@ _METADATA = re.compile(r"metadata\[([^\"\\\x00-\x1f\]]{0,256})\]")
 def create_job(
     principal: Writer,
     body: RawJson,
+    addresses: AddressesDep,
     session: SessionDep,
     broker: BrokerDep,
     request: Request,
@@ -71,11 +73,15 @@ def create_job(
     validate_only: Annotated[bool, Query(description="check everything, store nothing")] = False,
 ) -> Any:
     """Checks the whole order against the model and the data set before anything is queued."""
+    submitted = parse_json(body)
+    spec = _spec(submitted)
+    refusal = addresses.refusal(spec.webhook_url)  # before the transaction begins: a look-up may take seconds
     digest = hashlib.sha256(body).hexdigest()
     if not validate_only and (replayed := replay_or(session, principal, request, digest)) is not None:
         return replayed
-    submitted = parse_json(body)
-    configuration, warnings = _resolved(session, principal, submitted)
+    if refusal is not None:
+        raise invalid("/webhook_url", refusal, "WEBHOOK_URL_REFUSED")
+    configuration, warnings = _resolved(session, principal, spec)
     if validate_only:
         checked = Validated(configuration=configuration, warnings=warnings)
         return Response(checked.model_dump_json(), media_type="application/json")
@@ -101,11 +107,14 @@ def queue(
     return view
 
 
-def _resolved(session: Session, principal: Principal, submitted: Any) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def _spec(submitted: Any) -> JobSpec:
     try:
-        spec = JobSpec.model_validate(submitted)
+        return JobSpec.model_validate(submitted)
     except ValidationError as error:
         raise invalid_body(error, submitted, "INVALID_SPEC") from error
+
+
+def _resolved(session: Session, principal: Principal, spec: JobSpec) -> tuple[dict[str, Any], list[dict[str, str]]]:
     model = ready_model(session, principal, spec.model_id, "/model_id")
     dataset = known_dataset(session, principal, spec.dataset_id)
     return resolve(spec, model, dataset, device_kinds(live_workers(session)))

@@ -1,102 +1,38 @@
-"""Models: uploaded as archives, listed, shown, downloaded by file or whole, deleted."""
+"""Models: uploaded as archives or by manifest, listed, shown, downloaded by file or whole, deleted."""
 
 import functools
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
-from service.catalog import family_of
 from service.db import on_commit
-from service.deps import DatabaseDep, Reader, SessionDep, SettingsDep, StorageDep, Writer
+from service.deps import DatabaseDep, Reader, SessionDep, SettingsDep, StorageDep, Writer, read_body
 from service.errors import Conflict, Invalid, NotFound
-from service.intake import fields
+from service.intake import fields, partial, uploads
 from service.intake.archive import MEDIA_TYPES, check_media_type
 from service.intake.body import Pipe, check_digest, receive, wanted_digest
 from service.intake.limits import Limits, limits_of
+from service.intake.manifest import Manifest
 from service.intake.models import Checked, publish, read_model
 from service.intake.multipart import Multipart
 from service.intake.scratch import upload_folder
+from service.model_view import ModelView, find_model, show, show_whole
+from service.openapi import schema_of
 from service.paging import Cursor, Limit, newest_first
 from service.problems import responses
 from service.routes.artifacts import DOWNLOAD, reader, serve_tar
 from service.routes.creation import create, remove_bytes
-from service.schemas import Page, StructureView, Supported
+from service.routes.manifests import begin
+from service.schemas import Page
 from service.states import FINAL
 from service.storage.serve import serve
-from service.support import supported
 from service.tables import Job, Model, utc_now
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-
-
-class FileView(BaseModel):
-    """One file of a model."""
-
-    path: str
-    size: int
-    sha256: str
-
-
-class ModelView(BaseModel):
-    """A model."""
-
-    id: str
-    object: str = "model"
-    name: str
-    state: str = Field(description="uploading, ready or invalid")
-    family: str
-    architecture: str
-    task: str | None
-    parameters: int
-    size: int = Field(description="bytes of all files")
-    dtype: str
-    files: list[FileView]
-    structure: StructureView
-    supported: Supported
-    parent_model_id: str | None
-    job_id: str | None
-    metadata: dict[str, str]
-    created_at: datetime
-
-
-def show(model: Model) -> ModelView:
-    """A row as clients see it."""
-    return ModelView(
-        id=model.id,
-        name=model.name,
-        state=model.state,
-        family=model.family,
-        architecture=model.architecture,
-        task=model.task,
-        parameters=model.parameters,
-        size=model.size,
-        dtype=model.dtype,
-        files=model.files,
-        structure=StructureView(**model.structure),
-        supported=supported(family_of(model.family), uniform=model.facts["uniform"]),
-        parent_model_id=model.parent_model_id,
-        job_id=model.job_id,
-        metadata=model.metadata_,
-        created_at=model.created_at,
-    )
-
-
-def find_model(session: Session, tenant: str, model_id: str, *, for_update: bool = False) -> Model:
-    """A tenant's model. Raises `NotFound`, the same for a foreign id and an unknown one.
-
-    With `for_update` the row is locked: a job that is being created for it waits, or is waited for.
-    """
-    query = select(Model).where(Model.id == model_id, Model.tenant == tenant, Model.deleted_at.is_(None))
-    model = session.scalar(query.with_for_update() if for_update else query)
-    if model is None:
-        raise NotFound("There is no such model.")
-    return model
 
 
 _BODY = {
@@ -104,6 +40,7 @@ _BODY = {
         "required": True,
         "content": {
             **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in sorted(MEDIA_TYPES)},
+            "application/json": {"schema": schema_of(Manifest)},
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
@@ -125,7 +62,7 @@ _BODY = {
     status_code=201,
     response_model=ModelView,
     responses=responses(400, 409, 413, 415, 422, 507),
-    summary="Upload a model as an archive",
+    summary="Upload a model as an archive, or begin to upload it file by file",
     openapi_extra=_BODY,
 )
 async def upload_model(
@@ -139,11 +76,16 @@ async def upload_model(
     """A zip or a tar (plain, gzip or zstd) of a Hugging Face directory, raw or as the part `file` of a form.
 
     The body is unpacked and hashed as it arrives. A refused upload leaves nothing behind.
+
+    Or a manifest as JSON: the answer's `uploads` tell, for each file, how much of it is here (`present`: all, as other
+    models hold it already) and the address that takes the rest by the tus protocol; then complete the model. The
+    manifest of a model that is still uploading goes on with it.
     """
     content_type = request.headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "application/json":
-        raise Invalid("Manifests are not available in this version; send an archive.", code="NOT_AVAILABLE")
+        manifest = await read_body(request)
+        return await run_in_threadpool(begin, request, principal, database, settings, storage, manifest)
     is_form = media_type == "multipart/form-data"
     if not is_form:
         check_media_type(media_type)
@@ -205,19 +147,28 @@ def list_models(principal: Reader, session: SessionDep, limit: Limit = 20, curso
 
 
 @router.get("/{model_id}", response_model=ModelView, responses=responses(404), summary="Show a model")
-def get_model(model_id: str, principal: Reader, session: SessionDep) -> ModelView:
-    """One model."""
-    return show(find_model(session, principal.tenant, model_id))
+def get_model(
+    model_id: str, principal: Reader, session: SessionDep, settings: SettingsDep, request: Request
+) -> ModelView:
+    """One model; while it is uploading, with what is still to be sent of its files."""
+    return show_whole(session, settings.scratch, find_model(session, principal.tenant, model_id), request)
 
 
 @router.delete("/{model_id}", status_code=204, responses=responses(404, 409), summary="Delete a model")
-def delete_model(model_id: str, principal: Writer, session: SessionDep, storage: StorageDep) -> None:
-    """Deletes a model that no unfinished job needs. A model that a job made keeps its bytes as the job's artifacts."""
+def delete_model(
+    model_id: str, principal: Writer, session: SessionDep, storage: StorageDep, settings: SettingsDep
+) -> None:
+    """Deletes a model that no unfinished job needs. A model that a job made keeps its bytes as the job's artifacts.
+
+    One that is still uploading goes with all that was sent of it.
+    """
     model = find_model(session, principal.tenant, model_id, for_update=True)
     needed = select(Job.id).where(Job.model_id == model_id, Job.status.not_in(FINAL)).limit(1)
     if session.scalar(needed) is not None:
         raise Conflict("A job that has not finished needs this model; cancel it first.", code="MODEL_IN_USE")
     model.deleted_at = utc_now()
+    uploads.forget(session, model_id)
+    on_commit(session, functools.partial(partial.remove, settings.scratch, model_id))
     if model.job_id is None:
         on_commit(session, functools.partial(remove_bytes, storage, model.prefix))
 
@@ -249,5 +200,7 @@ def get_archive(
 ) -> Response:
     """All files as one tar; `Range` and `If-Range` resume a download, the strong ETag is the sha256 of the archive."""
     model = find_model(session, principal.tenant, model_id)
+    if model.state != "ready":
+        raise Conflict(f"The model is {model.state}; only a ready one has an archive.", code="MODEL_NOT_READY")
     files = {file["path"]: (file["size"], f"{model.prefix}/{file['path']}") for file in model.files}
     return serve_tar(request, storage, files, sha256=model.archive_sha256, filename=f"{model.id}.tar")

@@ -16,8 +16,9 @@ from service.specs.goals import (
     RatioGoal,
     RuntimeName,
 )
-from service.specs.part import Identifier, Metadata, Name, NotYet, Part
+from service.specs.part import Identifier, Metadata, Name, Part
 from service.specs.training import Distillation, Finetuning, Regularizer, Sgd, Training
+from service.specs.webhook import WebhookUrl
 
 __all__ = [
     "CRITERIA_OF",
@@ -101,7 +102,9 @@ class JobSpec(Part):
     seed: int = Field(0, ge=0, lt=2**31)
     priority: int = Field(0, ge=0, le=9, description="9 goes first")
     timeout: int = Field(86400, ge=1, le=30 * 86400, description="seconds")
-    webhook_url: NotYet = None
+    webhook_url: WebhookUrl | None = Field(
+        None, description="told of this job alone, signed with the secret of the webhook endpoint without a URL"
+    )
 
     @model_validator(mode="after")
     def _distinct_exports(self) -> Self:

@@ -12,18 +12,11 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def _not_available(value: Any) -> Any:
-    if value is not None:
-        raise PydanticCustomError("not_available", "not available in this version; leave it out")
-    return value
-
-
 Name: TypeAlias = Annotated[
     str, BeforeValidator(_printable), StringConstraints(min_length=1, max_length=200, strip_whitespace=True)
 ]
 ShortText: TypeAlias = Annotated[str, BeforeValidator(_printable), StringConstraints(max_length=256)]
 Metadata: TypeAlias = Annotated[dict[ShortText, ShortText], Field(max_length=16)]
-NotYet: TypeAlias = Annotated[Any, BeforeValidator(_not_available)]
 Identifier: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z]+_[0-9A-Z]{26}$")]
 
 

@@ -20,6 +20,12 @@ class Storage(Protocol):
     def open(self, key: str) -> BinaryIO:
         """A seekable reader. Raises `StorageMissing`."""
 
+    def link(self, key: str, target: Path) -> None:
+        """Place a file at `target`, which does not exist, without a second copy of its bytes where that is possible.
+
+        The target is never written to. Raises `StorageMissing`.
+        """
+
     def size(self, key: str) -> int:
         """Bytes of a file. Raises `StorageMissing`."""
 

@@ -15,10 +15,20 @@ from service.app import PUBLIC, ROUTERS, create_app
 from service.config import Settings
 from service.db import Database
 from service.ids import new_id
+from service.tables import WebhookEndpoint
+from service.webhooks import outbox
 from tests.service.published import Published, publish
 
-PREFIXES = {"model_id": "mdl", "dataset_id": "ds", "job_id": "job", "artifact_id": "art", "key_id": "key"}
-METHODS = ("get", "head", "post", "put", "patch", "delete")
+PREFIXES = {
+    "model_id": "mdl",
+    "dataset_id": "ds",
+    "job_id": "job",
+    "artifact_id": "art",
+    "key_id": "key",
+    "upload_id": "upl",
+}
+PREFIXES |= {"endpoint_id": "whe", "delivery_id": "wvd"}
+METHODS = ("get", "head", "options", "post", "put", "patch", "delete")
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +105,20 @@ def _ids(published: Published, key_id: str) -> dict[str, str]:
     }
 
 
+def _upload_id(client: TestClient) -> str:
+    file = {"path": "config.json", "size": 1, "sha256": "0" * 64}
+    begun = client.post("/v1/models", json={"files": [file]}).json()
+    return str(begun["uploads"][0]["upload_url"]).rpartition("/")[2]
+
+
+def _webhook_ids(database: Database) -> dict[str, str]:
+    with database.session_scope() as session:
+        endpoint_id = outbox.signer_of_jobs(session, "default")
+        delivery = outbox.queue_test(session, session.get_one(WebhookEndpoint, endpoint_id))
+        delivery.status = "failed"
+        return {"endpoint_id": endpoint_id, "delivery_id": delivery.id}
+
+
 def test_a_foreign_id_is_as_unknown_as_any(
     client: TestClient, database: Database, document: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -102,13 +126,13 @@ def test_a_foreign_id_is_as_unknown_as_any(
     with database.session_scope() as session:
         own_key, _ = auth.issue_key(session, tenant="default", name="own", scopes=["read"])
         _, stranger = auth.issue_key(session, tenant="stranger", name="s", scopes=["admin"])
-    own = _ids(published, own_key.id)
+    own = _ids(published, own_key.id) | _webhook_ids(database) | {"upload_id": _upload_id(client)}
     unknown = {**own, **{name: new_id(prefix) for name, prefix in PREFIXES.items()}}
     bearer = {"Authorization": f"Bearer {stranger}"}
     operations = [(method, path) for method, path, _ in _operations(document) if "{" in path]
     assert len(operations) > 15
     for method, path in operations:
-        body: dict[str, Any] | None = {} if method == "POST" else None
+        body: dict[str, Any] | None = {} if method in ("POST", "PATCH") else None
         foreign, none = (
             client.request(method, path.format(**ids), headers=bearer, json=body) for ids in (own, unknown)
         )

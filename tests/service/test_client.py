@@ -75,7 +75,7 @@ def test_both_clients_have_the_same_methods() -> None:
     sync.pop("close")
     other.pop("aclose")
     assert sync == other
-    assert len(sync) == 28
+    assert len(sync) == 37
     assert all(getattr(Client, name).__doc__ for name in sync)
 
 

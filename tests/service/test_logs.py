@@ -17,6 +17,7 @@ from service.logs import RedactingFormatter, configuration, redact
         ("redis://:hunter2@host:6379/0", "redis://:…@host:6379/0"),
         ("{'authorization': 'Bearer hunter2'}", "{'authorization': 'Bearer …'}"),
         ("Authorization: Basic aHVudGVyMg==", "Authorization: Basic …"),
+        ("signed with whsec_aGVsbG8+d29ybGQ/aGVsbG8=.", "signed with whsec_…."),
         ("http://127.0.0.1:8400/v1/jobs took 3:4 s", "http://127.0.0.1:8400/v1/jobs took 3:4 s"),
     ],
 )

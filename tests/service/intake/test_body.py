@@ -8,6 +8,7 @@ import pytest
 from fastapi import Request
 
 from service.errors import BadRequest, Invalid, PayloadTooLarge
+from service.intake import body
 from service.intake.body import Pipe, check_digest, receive, wanted_digest
 from service.intake.limits import Limits
 from service.intake.sources import drain, pieces
@@ -130,3 +131,9 @@ def test_digests() -> None:
     for malformed in ("sha-256=abc", "sha-256=:!:", "sha-256=:AAAA:"):
         with pytest.raises(BadRequest):
             wanted_digest(malformed)
+
+
+def test_a_client_that_falls_silent_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "IDLE_SECONDS", 0.05)
+    with pytest.raises(body.BodyIncomplete):
+        _receive(_body(b"x")[:1], lambda pipe: b"".join(pieces(pipe)))

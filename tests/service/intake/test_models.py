@@ -43,7 +43,7 @@ VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("bert", "BertForSequenceClassification", {"num_labels": 5, "problem_type": "multi_label_classification"}),
     ("bert", "BertForMaskedLM", {"tie_word_embeddings": False}),
     ("electra", "ElectraForMaskedLM", {"embedding_size": 32}),
-    ("albert", "AlbertForMaskedLM", {"num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2}),
+    ("albert", "AlbertForMaskedLM", {"num_hidden_layers": 4, "inner_group_num": 2}),
     ("deberta-v2", "DebertaV2ForMaskedLM", {"relative_attention": False, "pos_att_type": None}),
     (
         "deberta-v2",
@@ -156,9 +156,11 @@ def test_a_classifier_names_its_labels(family: str, head: bool, tmp_path: Path) 
 
 def test_the_tokenizer_loads_again(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "given")
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     _, stored = _store(_read(folder, tmp_path / "scratch"), tmp_path / "storage")
     before, after = (AutoTokenizer.from_pretrained(place) for place in (folder, stored))
     assert type(before) is type(after)
+    assert after.chat_template == "{{ messages[0].content }}"
     assert before("a good film")["input_ids"] == after("a good film")["input_ids"]
 
 

@@ -120,7 +120,9 @@ def test_bad_bodies_are_refused_by_kind(client: TestClient) -> None:
     assert post(b"[]") == (422, "INVALID_SPEC")
     assert post(b"{}", "text/plain") == (415, "UNSUPPORTED_MEDIA_TYPE")
     assert post(b" " * ((1 << 20) + 1)) == (413, "PAYLOAD_TOO_LARGE")
-    assert post(b'{"webhook_url": "x"}') == (422, "NOT_AVAILABLE")
+    assert post(b'{"webhook_url": "x"}') == (422, "INVALID_SPEC")
+    target = b'{"pruning": {"target": {"metric": "latency", "ratio": 0.5}}}'
+    assert post(target) == (422, "NOT_AVAILABLE")
 
 
 def test_cuda_needs_a_worker_that_has_it(client: TestClient, database: Database) -> None:

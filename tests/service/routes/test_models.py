@@ -201,7 +201,7 @@ def test_a_wrong_digest_keeps_nothing(client: TestClient, settings: Settings) ->
 @pytest.mark.parametrize(
     ("kind", "status", "code"),
     [
-        ("application/json", 422, "NOT_AVAILABLE"),
+        ("application/json", 422, "INVALID_BODY"),
         ("text/plain", 415, "UNSUPPORTED_MEDIA_TYPE"),
         ("", 415, "UNSUPPORTED_MEDIA_TYPE"),
         ("multipart/form-data", 400, "MULTIPART_MALFORMED"),

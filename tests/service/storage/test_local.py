@@ -97,3 +97,21 @@ def test_free_bytes_is_the_disks_room(storage: LocalStorage) -> None:
     free = storage.free_bytes()
     assert free is not None
     assert free > 0
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_link_outlives_its_key(
+    storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def across(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    if not links:
+        monkeypatch.setattr(os, "link", across)
+    storage.put("models/mdl_1/a", _source(tmp_path))
+    storage.link("models/mdl_1/a", tmp_path / "linked")
+    assert ((tmp_path / "linked").stat().st_nlink == 2) == links
+    storage.delete_prefix("models/mdl_1")
+    assert (tmp_path / "linked").read_bytes() == b"weights"
+    with pytest.raises(StorageMissing):
+        storage.link("models/mdl_1/a", tmp_path / "again")

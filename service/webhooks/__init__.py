@@ -1,0 +1,1 @@
+"""Webhooks as in the Standard Webhooks specification 1.0.0: an outbox in the database, and what empties it."""
