@@ -21,6 +21,7 @@ from service.reconciler import Reconciler
 from service.routes import (
     artifacts,
     datasets,
+    event_stream,
     inspections,
     job_records,
     jobs,
@@ -46,6 +47,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     datasets.router,
     jobs.router,
     job_records.router,
+    event_stream.router,
     artifacts.router,
     keys.router,
     webhooks.router,

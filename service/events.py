@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.ids import new_id
+from service.ids import following, new_id
 from service.tables import Event, utc_now
 from service.webhooks import outbox
 
@@ -19,8 +20,16 @@ def emit(
     data: dict[str, Any] | None = None,
 ) -> None:
     """Add one event, and its webhooks, within the caller's transaction: told if and only if it happened."""
-    event = Event(
-        id=new_id("evt"), job_id=job_id, time=utc_now(), level=level, type=type_, message=message, data=data or {}
-    )
+    event = Event(id=_next_id(session, job_id), job_id=job_id, time=utc_now(), level=level, type=type_, message=message)
+    event.data = data or {}
     session.add(event)
     outbox.queue(session, event)
+
+
+def _next_id(session: Session, job_id: str) -> str:
+    """An id behind that of every event of the job, whatever the clock of the machine that wrote it.
+
+    Whoever emits has changed the job's row in this transaction, so that no other can come between.
+    """
+    fresh, last = new_id("evt"), session.scalar(select(func.max(Event.id)).where(Event.job_id == job_id))
+    return fresh if last is None or fresh > last else following(last)

@@ -16,6 +16,19 @@ def new_id(prefix: str) -> str:
         fresh = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
         _last = fresh if fresh >> 80 > _last >> 80 else _last + 1 + secrets.randbits(32)
         value = _last
+    return _written(prefix, value)
+
+
+def following(last: str) -> str:
+    """The least id behind `last`, of the same prefix."""
+    prefix, _, digits = last.rpartition("_")
+    value = 0
+    for digit in digits:
+        value = value << 5 | _ALPHABET.index(digit)
+    return _written(prefix, value + 1)
+
+
+def _written(prefix: str, value: int) -> str:
     return f"{prefix}_" + "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -5, -5))
 
 

@@ -22,6 +22,9 @@ from service.migrate import upgrade
 from service.tables import utc_now
 from service.up import run_up
 
+GRACE_SECONDS = 8
+"""For requests under way when the API is told to stop; whoever started it may kill it after 10."""
+
 keys = typer.Typer(no_args_is_help=True, help="Make API keys, directly in the database.")
 
 
@@ -58,6 +61,8 @@ def api(
         port=settings.port if port is None else port,
         log_config=logs.configuration(settings.log_level),
         server_header=False,
+        # Followers of events would otherwise hold the process for ever; they, and uploads, go on at the next one.
+        timeout_graceful_shutdown=GRACE_SECONDS,
     )
 
 

@@ -37,11 +37,13 @@ def list_events(
     size = min(limit, LARGEST)
     query = select(Event).where(Event.job_id == job_id, Event.id > (after or cursor or ""))
     rows = list(session.scalars(query.order_by(Event.id).limit(size + 1)))
-    views = [
-        EventView(id=row.id, time=row.time, level=row.level, type=row.type, message=row.message, data=row.data)
-        for row in rows[:size]
-    ]
+    views = [event_view(row) for row in rows[:size]]
     return Page[EventView](data=views, next_cursor=views[-1].id if len(rows) > size else None)
+
+
+def event_view(row: Event) -> EventView:
+    """An event as clients see it."""
+    return EventView(id=row.id, time=row.time, level=row.level, type=row.type, message=row.message, data=row.data)
 
 
 @router.get("/{job_id}/metrics", summary="Get a job's curves", response_model=Page[Series], responses=responses(404))
