@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from service.resolve.cuts import removed, stacks_of, units_of
 from service.resolve.order import Order
-from service.specs import TRAINING_CRITERIA, Cut, Gradual, JobSpec
+from service.specs import TRAINING_CRITERIA, Cut, Gradual, JobSpec, QualityGoal
+from service.specs.goals import PERCENT
 from service.specs.rounding import nearest
 
 
@@ -15,10 +16,18 @@ def advice(order: Order) -> Iterator[tuple[str, str]]:
     for cut in spec.pruning.cuts:
         yield from _of_cut(cut, spec)
         yield from _of_ratio(cut, order)
+    yield from _of_goals(spec)
     if spec.beams != type(spec).model_fields["beams"].default and spec.task != "translation":
         yield "BEAMS_NOT_USED", "Only translation is judged by a beam search; beams changes nothing here."
     if order.dataset is not None and not order.splits & {"train", "validation", "test"}:
         yield "QUALITY_NOT_MEASURED", "The data set has no split to measure quality on."
+
+
+def _of_goals(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    percent = PERCENT.get(spec.task, ())
+    for goal in spec.acceptance:
+        if isinstance(goal, QualityGoal) and goal.metric in percent and 0 < (goal.max_drop or goal.min_value or 0) < 1:
+            yield "GOAL_OF_A_PERCENT", f"{goal.metric} goes from 0 to 100 here: the goal is less than one of those."
 
 
 def _of_schedule(spec: JobSpec) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,15 @@ LOWER_IS_BETTER = frozenset({"perplexity"})
 """Quality metrics that get worse by rising."""
 
 
+PERCENT = {"question-answering": ("exact_match", "f1"), "translation": ("bleu", "chrf")}
+"""Metrics from 0 to 100, by task."""
+
+
 class QualityGoal(Part):
-    """A bound on a quality metric; `max_drop` in the metric's units, against the original."""
+    """A bound on a quality metric; `max_drop` in the metric's units, against the original.
+
+    Exact match, BLEU, chrF and the F1 of question answering go from 0 to 100, perplexity from 1, others from 0 to 1.
+    """
 
     metric: Literal["accuracy", "macro_f1", "exact_match", "f1", "bleu", "chrf", "perplexity", "spearman", "agreement"]
     max_drop: float | None = Field(None, ge=0)

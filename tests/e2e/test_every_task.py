@@ -19,7 +19,7 @@ from tests.workers.engine.tiny_tasks import tokenizer_in, write
 NETWORKS = {
     "text-classification": ("bert", "BertForSequenceClassification"),
     "question-answering": ("bert", "BertForQuestionAnswering"),
-    "translation": ("t5", "T5ForConditionalGeneration"),
+    "translation": ("marian", "MarianMTModel"),
     "token-classification": ("bert", "BertForTokenClassification"),
     "causal-lm": ("llama", "LlamaForCausalLM"),
     "masked-lm": ("bert", "BertForMaskedLM"),

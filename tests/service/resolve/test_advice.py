@@ -38,3 +38,17 @@ def test_a_cut_hidden_size_wants_finetuning() -> None:
     cut, dataset = {**HIDDEN, "criterion": {"kind": "taylor"}}, a_dataset(task="causal-lm", labels=None)
     assert warned(a_model_of("qwen2"), dataset, cuts=[cut]) == ["HIDDEN_SIZE_WEAK"]
     assert warned(a_model_of("qwen2"), dataset, cuts=[cut], finetuning={"epochs": 1}) == []
+
+
+@pytest.mark.parametrize(
+    ("goal", "codes"),
+    [
+        ({"metric": "bleu", "max_drop": 0.05}, ["GOAL_OF_A_PERCENT"]),
+        ({"metric": "chrf", "min_value": 0.6}, ["GOAL_OF_A_PERCENT"]),
+        ({"metric": "bleu", "max_drop": 2.0}, []),
+        ({"metric": "bleu", "max_drop": 0}, []),
+    ],
+)
+def test_a_goal_of_less_than_a_percent_is_warned_of(goal: dict[str, Any], codes: list[str]) -> None:
+    dataset = a_dataset(task="translation", labels=None)
+    assert warned(a_model_of("marian"), dataset, cuts=[TAYLOR], acceptance=[goal]) == codes
