@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, CursorResult, Engine, Update, create_engine, event
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
@@ -95,3 +95,10 @@ class Database:
 def on_commit(session: Session, callback: Callable[[], None]) -> None:
     """Run `callback` once the session's transaction has been committed, never before, not at all on rollback."""
     session.info.setdefault("on_commit", []).append(callback)
+
+
+def rows_changed(session: Session, statement: Update) -> int:
+    """Execute an UPDATE and count the rows that it hit; objects that the session holds already stay as they are."""
+    result = session.execute(statement, execution_options={"synchronize_session": False})
+    assert isinstance(result, CursorResult)
+    return result.rowcount

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.db import db_epoch
+from service.db import db_epoch, rows_changed
 from service.errors import Conflict
 from service.events import emit
 from service.ids import new_id
@@ -49,12 +49,7 @@ def submit(session: Session, job: Job) -> Job:
 
 
 def _change(session: Session, where: ColumnElement[bool], **values: Any) -> bool:
-    result = session.execute(
-        update(Job).where(where).values(version=Job.version + 1, **values),
-        execution_options={"synchronize_session": False},
-    )
-    assert isinstance(result, CursorResult)
-    return result.rowcount == 1
+    return rows_changed(session, update(Job).where(where).values(version=Job.version + 1, **values)) == 1
 
 
 def _held(claim: Claim, *statuses: str) -> ColumnElement[bool]:
@@ -94,9 +89,7 @@ def beat(session: Session, held: Claim, lease_seconds: float, **visible: Any) ->
     if visible:
         won = _change(session, _held(held, "running", "cancelling"), **lease, **visible)
     else:
-        result = session.execute(update(Job).where(_held(held, "running", "cancelling")).values(**lease))
-        assert isinstance(result, CursorResult)
-        won = result.rowcount == 1
+        won = rows_changed(session, update(Job).where(_held(held, "running", "cancelling")).values(**lease)) == 1
     if not won:
         return None
     return session.execute(select(Job.status).where(Job.id == held.job_id)).scalar_one()

@@ -14,7 +14,7 @@ from service.errors import NotFound
 from service.intake import partial
 from service.intake.uploads import uploads_of
 from service.job_view import base_url
-from service.schemas import StructureView, Supported
+from service.schemas import StructureView, Supported, if_there
 from service.support import supported
 from service.tables import Model, Upload
 
@@ -65,12 +65,8 @@ class ModelView(BaseModel):
     job_id: str | None
     metadata: dict[str, str]
     created_at: datetime
-    uploads: list[UploadView] | None = Field(
-        None, description="while the model is uploading", exclude_if=lambda value: value is None
-    )
-    problem: ModelProblem | None = Field(
-        None, description="of an invalid model", exclude_if=lambda value: value is None
-    )
+    uploads: list[UploadView] | None = if_there("while the model is uploading")
+    problem: ModelProblem | None = if_there("of an invalid model")
 
 
 def show(model: Model) -> ModelView:

@@ -89,7 +89,7 @@ class Latency(BaseModel):
     p95: float
 
 
-def _if_there(description: str) -> Any:
+def if_there(description: str) -> Any:
     """A field that is left out of an answer where there is nothing to say."""
     return Field(None, description=description, exclude_if=lambda value: value is None)
 
@@ -105,10 +105,10 @@ class StructureView(BaseModel):
     attention_heads: list[int]
     ffn_width: list[int]
     vocabulary: int | None
-    key_value_heads: list[int] | None = _if_there("where query heads share keys and values")
-    decoder_layers: int | None = _if_there("of an encoder-decoder, as the next two")
-    decoder_attention_heads: list[int] | None = _if_there("per layer")
-    decoder_ffn_width: list[int] | None = _if_there("per layer")
+    key_value_heads: list[int] | None = if_there("where query heads share keys and values")
+    decoder_layers: int | None = if_there("of an encoder-decoder, as the next two")
+    decoder_attention_heads: list[int] | None = if_there("per layer")
+    decoder_ffn_width: list[int] | None = if_there("per layer")
 
 
 class Measurement(BaseModel):
@@ -121,7 +121,7 @@ class Measurement(BaseModel):
     flops: int | None = Field(description="of one sequence; null where the network was never built")
     peak_memory: int | None
     latency: list[Latency]
-    compressed_size: int | None = _if_there("bytes of `compressed/`, where weights were set to zero")
+    compressed_size: int | None = if_there("bytes of `compressed/`, where weights were set to zero")
     structure: StructureView
 
 

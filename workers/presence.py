@@ -11,10 +11,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import CursorResult, delete, update
+from sqlalchemy import delete, update
 
 from service.config import Settings
-from service.db import Database, db_epoch
+from service.db import Database, db_epoch, rows_changed
 from service.tables import Worker
 from workers import sandbox
 
@@ -100,9 +100,7 @@ class Presence:
         seen_until = db_epoch() + self._settings.lease_seconds
         with self._database.session_scope() as session:
             row = update(Worker).where(Worker.name == self._name).values(seen_until=seen_until)
-            result = session.execute(row)
-            assert isinstance(result, CursorResult)
-            if result.rowcount == 0:
+            if rows_changed(session, row) == 0:
                 session.execute(delete(Worker).where(Worker.seen_until < db_epoch() - _FORGET_SECONDS))
                 session.add(
                     Worker(name=self._name, devices=self._devices, sandbox=sandbox.LEVEL, seen_until=seen_until)

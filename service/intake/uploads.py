@@ -9,10 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import CursorResult, Update, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from service.db import Database
+from service.db import Database, rows_changed
 from service.errors import Conflict, Invalid, Locked, SecateurError
 from service.ids import new_id
 from service.intake import orphans, partial
@@ -171,12 +171,12 @@ def _is_kept(upload: Upload, path: Path) -> bool:
 
 def touch(session: Session, upload_id: str, expires_at: datetime) -> bool:
     """Bytes came: the upload lives on. False when it was dropped meanwhile."""
-    return _changed(session, update(Upload).where(Upload.id == upload_id).values(expires_at=expires_at))
+    return rows_changed(session, update(Upload).where(Upload.id == upload_id).values(expires_at=expires_at)) > 0
 
 
 def touch_all(session: Session, model_id: str, expires_at: datetime) -> bool:
     """Somebody goes on with a model: all of its uploads live on. False when it was dropped meanwhile."""
-    return _changed(session, update(Upload).where(Upload.model_id == model_id).values(expires_at=expires_at))
+    return rows_changed(session, update(Upload).where(Upload.model_id == model_id).values(expires_at=expires_at)) > 0
 
 
 def forget(session: Session, model_id: str) -> None:
@@ -198,15 +198,9 @@ def refuse(session: Session, model_id: str, error: SecateurError) -> bool:
 def _end(session: Session, model_id: str, values: dict[str, Any]) -> bool:
     waits = (Model.id == model_id, Model.state == "uploading", Model.deleted_at.is_(None))
     # The model first, as everywhere: two transactions that lock in different orders wait for each other.
-    won = _changed(session, update(Model).where(*waits).values(**values))
+    won = rows_changed(session, update(Model).where(*waits).values(**values)) > 0
     forget(session, model_id)
     return won
-
-
-def _changed(session: Session, statement: Update) -> bool:
-    result = session.execute(statement, execution_options={"synchronize_session": False})
-    assert isinstance(result, CursorResult)
-    return result.rowcount > 0
 
 
 # Uploads that nobody finishes

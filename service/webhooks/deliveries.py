@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.orm import Session
 
-from service.db import db_epoch
+from service.db import db_epoch, rows_changed
 from service.tables import WebhookAttempt, WebhookDelivery, WebhookEndpoint, utc_now
 from service.webhooks import signing
 
@@ -179,14 +179,8 @@ def _judge(session: Session, endpoint_id: str, outcome: Outcome) -> None:
 
 
 def _change(session: Session, where: ColumnElement[bool], **values: Any) -> bool:
-    result = session.execute(
-        update(WebhookDelivery).where(where).values(**values), execution_options={"synchronize_session": False}
-    )
-    assert isinstance(result, CursorResult)
-    return result.rowcount == 1
+    return rows_changed(session, update(WebhookDelivery).where(where).values(**values)) == 1
 
 
 def _mark(session: Session, where: ColumnElement[bool], **values: Any) -> None:
-    session.execute(
-        update(WebhookEndpoint).where(where).values(**values), execution_options={"synchronize_session": False}
-    )
+    rows_changed(session, update(WebhookEndpoint).where(where).values(**values))

@@ -6,11 +6,11 @@ So an event is told if and only if it happened, whatever dies in between. Nothin
 from datetime import timedelta
 from typing import Any, get_args
 
-from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from service.db import db_epoch
+from service.db import db_epoch, rows_changed
 from service.ids import new_id
 from service.specs.webhook import WebhookEvent
 from service.tables import Event, Job, WebhookDelivery, WebhookEndpoint, utc_now
@@ -105,13 +105,12 @@ def queue_again(session: Session, delivery: WebhookDelivery) -> None:
     """
     ended = WebhookDelivery.status != "pending"
     waiting = WebhookDelivery.leased.is_(False)
-    result = session.execute(
+    rows_changed(
+        session,
         update(WebhookDelivery)
         .where(WebhookDelivery.id == delivery.id, ended | waiting)
         .values(status="pending", tries=0, due_at=db_epoch(), leased=False, finished_at=None),
-        execution_options={"synchronize_session": False},
     )
-    assert isinstance(result, CursorResult)
     session.refresh(delivery)
 
 

@@ -6,7 +6,6 @@ holds the network; no other process loads the result, for what is evaluated is w
 """
 
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,17 @@ from workers.engine.layerwise.perplexity import evaluate_on_disk
 from workers.engine.recovery import TRAINING_COST
 from workers.engine.reporter import STEPS_SHARE, Reporter
 from workers.engine.reporting import Record, write_report
+from workers.engine.results import engine_facts, result_of
 from workers.engine.scoring import BATCH
-from workers.engine.streamed import engine_facts, measure_files, result_of
+from workers.engine.streamed import measure_files
 from workers.engine.streaming import verify_shards
 from workers.engine.tasks.causal_lm import CausalLM
 from workers.engine.tasks.language_model import TOKENS_TOGETHER
 from workers.engine.tasks.task import INPUTS, Batch
-from workers.engine.work import Work, prepare
+from workers.engine.work import Work, device_facts, prepare
 
 FORM = "huggingface"
+LIBRARIES = ("numpy", "torch", "transformers", "safetensors")
 FLOPS_LENGTH = 128
 """Tokens of the sequence whose FLOPs are counted."""
 VERIFICATION = (
@@ -70,7 +71,7 @@ def compress_blocks(
     for code, message in task.warnings:
         reporter.warning(code, message)
     reporter.total_steps = forward_passes(spec, task)
-    _copy(work.model, target)
+    shutil.copytree(work.model, target, copy_function=shutil.copyfile)
     after = FiledNetwork(target, work.device)
     cuts = _prune(after, task, work, reporter)
     reporter.phase("evaluating")
@@ -82,8 +83,9 @@ def compress_blocks(
     reporter.reach(STEPS_SHARE)
     cut["compressed_size"] = _pack(target, work, reporter)
     reporter.phase(None)
-    model = model | {"task": spec.task, "facts": model["facts"] | {"has_head": True}}
-    outcome = result_of(spec, model, FORM, dense, cut, reporter) | {"engine": _facts(work.device, reporter)}
+    made = model | {"directory": FORM, "task": spec.task, "facts": model["facts"] | {"has_head": True}}
+    engine = engine_facts(reporter, *LIBRARIES) | device_facts(work.device)
+    outcome = result_of(spec, made, dense, cut, engine)
     record = Record(spec.model_dump(mode="json"), outcome, {}, cuts, {}, reporter.warnings, VERIFICATION)
     write_report(record, work.out)
     return outcome
@@ -93,12 +95,6 @@ def forward_passes(spec: JobSpec, task: CausalLM) -> int:
     """The work of solving and evaluation, in forward passes of single rows."""
     samples = sum(task.sample_size(getattr(cut.criterion, "samples", 0)) for cut in spec.pruning.cuts)
     return max(1, 2 * task.rows("test") + TRAINING_COST * samples)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.mkdir(parents=True)
-    for path in source.iterdir():
-        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target / path.name)
 
 
 def _prune(files: FiledNetwork, task: CausalLM, work: Work, reporter: Reporter) -> list[dict[str, Any]]:
@@ -147,12 +143,3 @@ def _pack(target: Path, work: Work, reporter: Reporter) -> int:
     reporter.phase("verifying")
     verify_compressed(target, work.out / "compressed", work.scratch / "unpacked")
     return size
-
-
-def _facts(device: torch.device, reporter: Reporter) -> dict[str, Any]:
-    """What the job ran on and how long its phases took."""
-    facts = engine_facts(reporter)
-    facts["versions"] |= {name: version(name) for name in ("torch", "transformers", "safetensors")}
-    if device.type == "cuda":
-        facts |= {"device": torch.cuda.get_device_name(device), "peak_memory": torch.cuda.max_memory_allocated(device)}
-    return facts

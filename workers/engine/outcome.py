@@ -1,8 +1,5 @@
 """What a job leaves: figures, exports and the result."""
 
-import platform
-import resource
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,10 @@ from workers.engine.families import family_of
 from workers.engine.families.loading import labels_of, stock_class
 from workers.engine.families.sizes import is_stock, structure_of
 from workers.engine.reporter import Reporter
+from workers.engine.results import engine_facts, result_of
 from workers.engine.tasks import TASKS, Task
 from workers.engine.tasks.text_classification import MULTI
-from workers.engine.verdict import verdict
-from workers.engine.work import Work
+from workers.engine.work import Work, device_facts
 
 LIBRARIES = ("torch", "transformers", "safetensors", "onnx", "onnxruntime")
 BENCHMARK_LENGTH = 128
@@ -75,44 +72,26 @@ def result(
 ) -> dict[str, Any]:
     """The whole result, all of it JSON values."""
     before, after = sides
-    goals = verdict(work.spec.acceptance, before, after)
-    return {
-        "verdict": goals,
-        "passed": all(goal["passed"] for goal in goals),
-        "before": before,
-        "after": after,
-        "model": {
-            "directory": directory,
-            "family": network.config.model_type,
-            "architecture": stock_class(network),
-            "task": work.spec.task,
-            "parameters": after["parameters"],
-            "dtype": str(network.dtype).removeprefix("torch."),
-            "structure": after["structure"],
-            "facts": {
-                "labels": labels_of(network) if "classification" in work.spec.task else None,
-                "multi_label": network.config.problem_type == MULTI,
-                "max_length": family_of(network).longest(network),
-                "has_head": True,
-                "has_tokenizer": has_tokenizer([path.name for path in work.model.iterdir()]),
-                "uniform": is_stock(network),
-            },
+    made = {
+        "directory": directory,
+        "family": network.config.model_type,
+        "architecture": stock_class(network),
+        "task": work.spec.task,
+        "parameters": after["parameters"],
+        "dtype": str(network.dtype).removeprefix("torch."),
+        "structure": after["structure"],
+        "facts": {
+            "labels": labels_of(network) if "classification" in work.spec.task else None,
+            "multi_label": network.config.problem_type == MULTI,
+            "max_length": family_of(network).longest(network),
+            "has_head": True,
+            "has_tokenizer": has_tokenizer([path.name for path in work.model.iterdir()]),
+            "uniform": is_stock(network),
         },
-        "engine": engine_facts(work.device, reporter),
     }
+    return result_of(work.spec, made, before, after, facts_of_engine(work.device, reporter))
 
 
-def engine_facts(device: torch.device, reporter: Reporter) -> dict[str, Any]:
+def facts_of_engine(device: torch.device, reporter: Reporter) -> dict[str, Any]:
     """What the job ran on and how long its phases took."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "peak_memory": _peak_memory(device),
-        "seconds": dict(reporter.seconds),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-    }
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return engine_facts(reporter, *LIBRARIES) | device_facts(device)

@@ -4,13 +4,10 @@ Memory stays the same whatever the model's size, and a family that is not known 
 is compared with what went in tensor by tensor, because no network is there to be run. Nothing here imports PyTorch.
 """
 
-import platform
 import re
-import resource
 import shutil
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,11 @@ from service.specs import Cut, JobSpec, Magnitude
 from workers.engine.compressed import compress_folder, verify_compressed
 from workers.engine.reporter import Reporter
 from workers.engine.reporting import Record, write_report
+from workers.engine.results import engine_facts, result_of
 from workers.engine.streaming import Report, count_zeros, prune_shards, verify_shards
 from workers.engine.streaming.shards import read_shards
-from workers.engine.verdict import verdict
 
+LIBRARIES = ("numpy",)
 INPUTS_FIRST = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Values of `model_type` whose matrices are stored as (inputs, outputs)."""
 
@@ -66,7 +64,8 @@ def compress_files(folder: Path, spec: JobSpec, model: dict[str, Any], reporter:
     verify_compressed(target, out / "compressed", folder / "scratch" / "unpacked")
     after = measure_files(target, model) | {"compressed_size": compressed}
     reporter.phase(None)
-    outcome = result_of(spec, model, directory, before, after, reporter)
+    made = model | {"directory": directory}
+    outcome = result_of(spec, made, before, after, engine_facts(reporter, *LIBRARIES))
     record = Record(spec.model_dump(mode="json"), outcome, {}, cuts, {}, reporter.warnings, VERIFICATION)
     write_report(record, out)
     return outcome
@@ -139,34 +138,4 @@ def measure_files(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
         "peak_memory": None,
         "latency": [],
         "structure": model["structure"],
-    }
-
-
-def result_of(
-    spec: JobSpec,
-    model: dict[str, Any],
-    directory: str,
-    before: dict[str, Any],
-    after: dict[str, Any],
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """The whole result of a job whose network was never built."""
-    goals = verdict(spec.acceptance, before, after)
-    return {
-        "verdict": goals,
-        "passed": all(goal["passed"] for goal in goals),
-        "before": before,
-        "after": after,
-        "model": model | {"directory": directory},
-        "engine": engine_facts(reporter),
-    }
-
-
-def engine_facts(reporter: Reporter) -> dict[str, Any]:
-    """What a job without PyTorch ran on and how long its phases took."""
-    return {
-        "device": "cpu",
-        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "seconds": dict(reporter.seconds),
-        "versions": {"python": platform.python_version(), "numpy": version("numpy")},
     }

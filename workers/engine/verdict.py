@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from service.specs import Goal, LatencyGoal, QualityGoal, RatioGoal
-
-LOWER_IS_BETTER = frozenset({"perplexity"})
-"""Quality metrics that get worse by rising."""
+from service.specs import LOWER_IS_BETTER, Goal, LatencyGoal, QualityGoal, RatioGoal
 
 
 def verdict(goals: Sequence[Goal], before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:

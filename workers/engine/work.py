@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -94,6 +95,13 @@ def prepare(folder: Path, spec: JobSpec, max_threads: int | None) -> Work:
     return Work(
         folder, spec, device, spec.precision == "bfloat16" or (spec.precision == "auto" and _trains_bfloat16(device))
     )
+
+
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """What `engine_facts` cannot say without PyTorch: a GPU's name, and the bytes that were taken on it at most."""
+    if device.type != "cuda":
+        return {}
+    return {"device": torch.cuda.get_device_name(device), "peak_memory": torch.cuda.max_memory_allocated(device)}
 
 
 def _trains_bfloat16(device: torch.device) -> bool:

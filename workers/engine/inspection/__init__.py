@@ -14,7 +14,8 @@ from workers.engine.inspection.near_zero import near_zero
 from workers.engine.inspection.report import Record, write_report
 from workers.engine.inspection.telling import tell_near_zero
 from workers.engine.reporter import Reporter
-from workers.engine.streamed import engine_facts
+from workers.engine.results import engine_facts
+from workers.engine.streamed import LIBRARIES
 
 FILES_SHARE = 0.05
 """Share of a job's progress that is reached when the files are read; of a family that is not known here, all of it."""
@@ -41,7 +42,7 @@ def inspect(
         found, units, engine = inspect_network(folder, spec, found, reporter, max_threads)
     else:
         reporter.phase(None)
-        engine = engine_facts(reporter)
+        engine = engine_facts(reporter, *LIBRARIES)
     result = found.model_dump(mode="json") | {"engine": engine}
     told_matrices = [near.model_dump() for near in matrices]
     record = Record(spec.model_dump(mode="json"), model, result, told_matrices, units, reporter.warnings)

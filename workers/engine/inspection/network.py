@@ -16,7 +16,7 @@ from workers.engine.inspection.layers import alike
 from workers.engine.inspection.telling import tell_alike, tell_scored
 from workers.engine.inspection.trials import Gauge, trials
 from workers.engine.inspection.units import score, summaries
-from workers.engine.outcome import engine_facts
+from workers.engine.outcome import facts_of_engine
 from workers.engine.recovery import TRAINING_COST, Course, train
 from workers.engine.reporter import Reporter
 from workers.engine.rounding import brief
@@ -56,7 +56,7 @@ def inspect_network(
     reporter.phase(None)
     measured = {} if gauge is None else {"loss": gauge.loss, "rows": gauge.rows, "split": gauge.split}
     found = found.model_copy(update=measured | {"scored": scored, "alike": likeness, "highlights": highlights})
-    return found, units, engine_facts(work.device, reporter)
+    return found, units, facts_of_engine(work.device, reporter)
 
 
 def forward_passes(spec: Inspection, task: Task | None) -> int:
