@@ -20,8 +20,10 @@ def read_rows(
     """One reading of up to `samples` rows for all `criteria`, which need the same; `advance` gets forward passes."""
     needs = criteria[0].needs
     network.eval()
-    # A gate's gradient does not need those of the weights, which are a third of the work.
-    network.requires_grad_(needs == "gradients")
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        # A gate's gradient does not need those of the weights, which are a third of the work.
+        parameter.requires_grad_(needs == "gradients")
     samples, seen = task.sample_size(samples), 0
     for batch in task.sample(samples, BATCH):
         rows = task.size(batch)
@@ -35,7 +37,8 @@ def read_rows(
         for criterion in criteria:
             criterion.advance(seen / samples)
         advance(TRAINING_COST * rows)
-    network.requires_grad_(True)
+    for parameter in trained:
+        parameter.requires_grad_(True)
     network.zero_grad(set_to_none=True)
 
 

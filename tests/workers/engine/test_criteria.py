@@ -263,6 +263,15 @@ def test_taylor_predicts_the_change_of_the_loss_for_a_small_step() -> None:
         assert moved - task.loss(network, row) == pytest.approx(float(predicted), rel=0.05, abs=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["gradient", "taylor"])
+def test_scoring_leaves_frozen_weights_frozen(kind: str) -> None:
+    network = tiny_network("bert")
+    positions = network.get_parameter("bert.embeddings.position_embeddings.weight")
+    positions.requires_grad_(False)
+    scores_of(network, kind, "ffn_neurons")
+    assert [parameter for parameter in network.parameters() if not parameter.requires_grad] == [positions]
+
+
 def test_padding_does_not_count_in_similarity() -> None:
     network = tiny_network("bert")
     plain = scores_of(network, "similarity", "layers")[0]

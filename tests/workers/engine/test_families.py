@@ -104,6 +104,14 @@ def test_a_head_that_fits_is_kept(family: str, tmp_path: Path) -> None:
     assert torch.allclose(logits(loaded, inputs), logits(network, inputs), atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["huggingface", "huggingface_custom"])
+def test_what_is_built_frozen_stays_frozen(form: str, tmp_path: Path) -> None:
+    EXPORTERS[form].export(tiny_network("marian"), tmp_path / "saved", tmp_path, task_of("marian"))
+    network = load_network(tmp_path / "saved", auto_class("marian"))
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    assert frozen == {f"model.{stack}.embed_positions.weight" for stack in ("encoder", "decoder")}
+
+
 def test_weights_that_are_missing_are_never_made_up(tmp_path: Path) -> None:
     encoder = tiny_network("bert").base_model
     assert isinstance(encoder, PreTrainedModel)

@@ -94,7 +94,20 @@ def _read(kind: Any, folder: Path, config: PretrainedConfig) -> tuple[PreTrained
     )
     if found["mismatched_keys"]:
         raise EngineError("MODEL_UNUSABLE", "the model's weights do not fit its config; upload it whole", blame="user")
+    _freeze(network, config)
     return network, list(found["missing_keys"])
+
+
+def _freeze(network: PreTrainedModel, config: PretrainedConfig) -> None:
+    """Freezes what its class builds frozen, such as sinusoidal positions: reading weights thaws it.
+
+    Such weights are not saved with the network, so whatever training made of them would be lost.
+    """
+    with torch.device("meta"):
+        built = type(network)(config)
+    for name, parameter in built.named_parameters():
+        if not parameter.requires_grad:
+            network.get_parameter(name).requires_grad_(False)
 
 
 def labels_of(network: PreTrainedModel) -> list[str]:
