@@ -63,6 +63,33 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class Tenant(Base):
+    """What one tenant may use, where it differs from the settings; a tenant without a row has the settings' limits."""
+
+    __tablename__ = "tenants"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    limits: Mapped[dict[str, Any]]
+    """Any of `stored_bytes`, `queued_jobs`, `running_jobs`, `requests_per_minute`."""
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class AuditEntry(Base):
+    """Something that a key did which changed what the service holds; never changed, never deleted by the API."""
+
+    __tablename__ = "audit_entries"
+    __table_args__ = (Index(None, "tenant", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(100))
+    time: Mapped[datetime] = mapped_column(default=utc_now)
+    key_id: Mapped[str] = mapped_column(String(40))
+    action: Mapped[str] = mapped_column(String(60))
+    target: Mapped[str | None] = mapped_column(String(40))
+    request_id: Mapped[str] = mapped_column(String(64))
+    data: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
 class Model(Base):
     """A model that a client uploaded or a job made; its bytes lie in storage under `prefix`."""
 
@@ -136,7 +163,12 @@ class Job(Base):
     """One queued compression or inspection. `status` is written by `service.jobs` alone."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "tenant", "id"), Index(None, "status", "lease_until"))
+    __table_args__ = (
+        Index(None, "tenant", "id"),
+        Index(None, "status", "lease_until"),
+        Index(None, "tenant", "fingerprint"),
+        Index(None, "expires_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     tenant: Mapped[str] = mapped_column(String(100))
@@ -164,12 +196,24 @@ class Job(Base):
     lease_until: Mapped[float | None] = mapped_column(Float(53))
     """Seconds since 1970 by the database's clock."""
     not_before: Mapped[float | None] = mapped_column(Float(53))
+    checkpoint: Mapped[dict[str, Any] | None]
+    """From where the next attempt goes on: `{"key", "files": [{"path", "size", "sha256"}], "step", "token"}`."""
+    batch_divisor: Mapped[int] = mapped_column(default=1, server_default="1")
+    """Doubles with every attempt that ran out of memory: batches of the next one are so many times smaller."""
+    cloned_from: Mapped[str | None] = mapped_column(String(40))
+    fingerprint: Mapped[str | None] = mapped_column(String(64))
+    """SHA-256 of the resolved order and of the bytes it works on: equal for jobs that give the same result."""
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    """Of the request that made the job, so that logs of workers can be told apart by it."""
     webhook_url: Mapped[str | None] = mapped_column(String(2048))
     result: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    """When the bytes of its artifacts and of its model go; the rows stay."""
+    expired_at: Mapped[datetime | None]
 
 
 class Attempt(Base):
