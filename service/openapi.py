@@ -6,11 +6,12 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
 
 from service.intake.manifest import Manifest
-from service.problems import Problem
+from service.problems import Problem, responses
 from service.schemas import NewKey
 from service.specs import JobSpec
 from service.specs.inspection import InspectionSpec
@@ -33,7 +34,21 @@ _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem 
 code{background:#f2f2f2;padding:.1rem .3rem;border-radius:3px}h2{font-size:1rem;margin:1.6rem 0 .2rem}
 b{display:inline-block;min-width:4.5rem}p{margin:.2rem 0}li{margin:.1rem 0}"""
 
+_CREATORS = {
+    "model_id": "upload_model",
+    "dataset_id": "upload_dataset",
+    "job_id": "create_job",
+    "key_id": "create_key",
+    "endpoint_id": "create_webhook_endpoint",
+}
+"""Which operation answers with the id that others take in their path."""
+
 docs = APIRouter(include_in_schema=False)
+
+
+def operation_id(route: APIRoute) -> str:
+    """The name of the route's function, which is unique; a HEAD beside a GET says so."""
+    return f"{route.name}_head" if route.methods == {"HEAD"} else route.name
 
 
 def schema_of(body: type[BaseModel]) -> dict[str, Any]:
@@ -62,9 +77,33 @@ def _document(app: FastAPI) -> dict[str, Any]:
             schema = body.model_json_schema(ref_template=_REFERENCE)
             schemas.update(schema.pop("$defs", {}))
             schemas[body.__name__] = schema
+        _link(document["paths"])
+        _tell_of_parameters(document)
         document["webhooks"] = {event: {"post": _webhook(event)} for event in EVENTS}
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _link(paths: dict[str, Any]) -> None:
+    """Says at every operation that creates something which others take its id."""
+    operations = {one["operationId"]: (path, one) for path, methods in paths.items() for one in methods.values()}
+    for parameter, creator in _CREATORS.items():
+        taking = [name for name, (path, _) in operations.items() if f"{{{parameter}}}" in path]
+        answers = operations[creator][1]["responses"]
+        created = next(answer for status, answer in answers.items() if status in ("201", "202"))
+        created["links"] = {
+            name: {"operationId": name, "parameters": {parameter: "$response.body#/id"}} for name in taking
+        }
+
+
+def _tell_of_parameters(document: dict[str, Any]) -> None:
+    """FastAPI describes its own answer to bad parameters, which ours replaces."""
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if "422" in operation["responses"]:
+                operation["responses"]["422"] = responses(422)[422]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
 
 
 def _webhook(event: str) -> dict[str, Any]:

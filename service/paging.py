@@ -14,7 +14,9 @@ T = TypeVar("T")
 
 LARGEST = 100
 Limit = Annotated[int, Query(ge=1, description="rows per page; larger than 100 counts as 100")]
-Cursor = Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before")]
+Cursor = Annotated[
+    str | None, Query(max_length=100, pattern="^[A-Za-z0-9_-]+$", description="`next_cursor` of the page before")
+]
 
 
 def newest_first(

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
 DOWNLOAD: dict[str, Any] = {
     "response_class": Response,
-    "responses": {**responses(404, 416), 206: {"description": "the range asked for"}},
+    "responses": {**responses(404, 409, 416), 206: {"description": "the range asked for"}},
 }
 """What every route that answers with stored bytes declares."""
 

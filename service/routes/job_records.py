@@ -114,7 +114,9 @@ def _artifacts(session: Session, job_id: str) -> list[Artifact]:
     summary="Download what a job made, as a tar",
     **DOWNLOAD,
 )
-def get_model(principal: Reader, session: SessionDep, storage: StorageDep, job_id: str, request: Request) -> Response:
+def get_job_model(
+    principal: Reader, session: SessionDep, storage: StorageDep, job_id: str, request: Request
+) -> Response:
     """The Hugging Face directory at the root, ONNX under `onnx/`; ETag is the sha256, `Range` resumes."""
     job = _with_result(session, principal.tenant, job_id)
     assert job.result is not None
