@@ -15,6 +15,7 @@ from service.specs import JobSpec
 from service.specs.inspection import Inspection
 from workers.engine.failures import EngineError
 from workers.engine.inspection import inspect
+from workers.engine.interruption import Interruption
 from workers.engine.reporter import Reporter
 from workers.engine.streamed import compress_files, is_streamed
 
@@ -22,7 +23,9 @@ log = logging.getLogger("secateur.engine")
 
 
 def main() -> int:
-    """Exit code 0 when `result.json` is complete, 1 after an error line."""
+    """Exit code 0 when `result.json` is complete, 1 after an error line, 75 where SIGTERM ended it."""
+    interruption = Interruption()
+    interruption.install()
     parser = argparse.ArgumentParser(prog="workers.engine", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--report-fd", type=int, required=True)
@@ -31,7 +34,7 @@ def main() -> int:
     with os.fdopen(arguments.report_fd, "w", encoding="utf-8") as lines:
         reporter = Reporter(lines)
         try:
-            _run(arguments.folder, reporter)
+            _run(arguments.folder, reporter, interruption)
         except Exception as error:
             log.exception("the job failed")
             failure = classify(error)
@@ -40,18 +43,19 @@ def main() -> int:
     return 0
 
 
-def _run(folder: Path, reporter: Reporter) -> None:
+def _run(folder: Path, reporter: Reporter, interruption: Interruption) -> None:
     order = json.loads((folder / "order.json").read_text())
-    result = _carry_out(order, folder, reporter)
+    result = _carry_out(order, folder, reporter, interruption)
     unfinished = folder / "result.json.tmp"
     unfinished.write_text(json.dumps(result, allow_nan=False))
     unfinished.replace(folder / "result.json")
 
 
-def _carry_out(order: dict[str, Any], folder: Path, reporter: Reporter) -> dict[str, Any]:
+def _carry_out(order: dict[str, Any], folder: Path, reporter: Reporter, interruption: Interruption) -> dict[str, Any]:
+    threads, divisor = order["max_threads"], order.get("batch_divisor", 1)
     if order["configuration"].get("kind") == "inspection":
         inspection = Inspection.model_validate(order["configuration"])
-        return inspect(folder, inspection, order["model"], reporter, order["max_threads"])
+        return inspect(folder, inspection, order["model"], reporter, threads, divisor)
     spec = JobSpec.model_validate(order["configuration"])
     if is_streamed(spec, order["model"]):
         return compress_files(folder, spec, order["model"], reporter)
@@ -59,10 +63,12 @@ def _carry_out(order: dict[str, Any], folder: Path, reporter: Reporter) -> dict[
     from workers.engine.blockwise import compress_blocks, is_blockwise
 
     if is_blockwise(spec):
-        return compress_blocks(folder, spec, order["model"], reporter, order["max_threads"])
+        return compress_blocks(folder, spec, order["model"], reporter, threads, divisor)
     from workers.engine.compress import compress
+    from workers.engine.journal import CHECKPOINT_SECONDS, Terms
 
-    return compress(folder, spec, reporter, order["max_threads"])
+    terms = Terms(order.get("checkpoint_seconds", CHECKPOINT_SECONDS), divisor, interruption)
+    return compress(folder, spec, reporter, threads, terms)
 
 
 def classify(error: Exception) -> EngineError:

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from service.specs import JobSpec, OneShot
+from workers.engine.card import write_cards
 from workers.engine.compressed import compress_folder, verify_compressed
 from workers.engine.evaluation import intervals
 from workers.engine.families import family_in, family_of
@@ -57,14 +58,19 @@ def is_blockwise(spec: JobSpec) -> bool:
 
 
 def compress_blocks(
-    folder: Path, spec: JobSpec, model: dict[str, Any], reporter: Reporter, max_threads: int | None
+    folder: Path,
+    spec: JobSpec,
+    model: dict[str, Any],
+    reporter: Reporter,
+    max_threads: int | None,
+    batch_divisor: int = 1,
 ) -> dict[str, Any]:
     """Runs one job in `folder`; writes `out/` and returns the result, all of it JSON values.
 
     `model` is what the service knows of the upload. Raises EngineError NOT_FINITE, MODEL_UNUSABLE, VERIFICATION_FAILED.
     """
     reporter.phase("loading")
-    work, target = prepare(folder, spec, max_threads), folder / "out" / FORM
+    work, target = prepare(folder, spec, max_threads, batch_divisor), folder / "out" / FORM
     family_in(work.model)
     before = FiledNetwork(work.model, work.device)
     task = CausalLM(work.dataset, work.model, before.network, work.settings(before.network))
@@ -87,6 +93,7 @@ def compress_blocks(
     engine = engine_facts(reporter, *LIBRARIES) | device_facts(work.device)
     outcome = result_of(spec, made, dense, cut, engine)
     record = Record(spec.model_dump(mode="json"), outcome, {}, cuts, {}, reporter.warnings, VERIFICATION)
+    write_cards(record, work.out)
     write_report(record, work.out)
     return outcome
 
@@ -120,7 +127,7 @@ def _evaluate(files: FiledNetwork, task: CausalLM, seed: int, reporter: Reporter
     """Quality on `test` with intervals; empty where there are no rows."""
     if not task.rows("test"):
         return {}
-    together = max(1, TOKENS_TOGETHER // task.settings.max_length)
+    together = max(1, TOKENS_TOGETHER // task.settings.max_length // task.settings.divisor)
     return intervals(evaluate_on_disk(files, task.batches("test", together), reporter.advance), seed)
 
 

@@ -1,12 +1,15 @@
 """The whole job, top to bottom: load, baseline, prune and fine-tune in rounds, evaluate, export, verify, measure."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from service.specs import Gradual, JobSpec, Target
+from workers.engine.card import write_cards
 from workers.engine.families import family_of
+from workers.engine.journal import BASELINE, Journal, Terms, cuts_of, training_of
 from workers.engine.outcome import evaluate, export, measure, pack, result
 from workers.engine.penalties import regularizer
 from workers.engine.recovery import TRAINING_COST, Course, train
@@ -20,24 +23,35 @@ from workers.engine.tasks import TASKS, Task
 from workers.engine.verification import verify
 from workers.engine.work import Work, load, prepare, round_weights
 
+USUAL = Terms()
 
-def compress(folder: Path, spec: JobSpec, reporter: Reporter, max_threads: int | None) -> dict[str, Any]:
-    """Runs one job in `folder`; writes `out/` and returns the result, all of it JSON values."""
+
+def compress(
+    folder: Path, spec: JobSpec, reporter: Reporter, max_threads: int | None, terms: Terms = USUAL
+) -> dict[str, Any]:
+    """Runs one job in `folder`; writes `out/` and returns the result, all of it JSON values.
+
+    Goes on from `in/checkpoint` where there is one, see `Journal`.
+    """
     reporter.phase("loading")
-    work = prepare(folder, spec, max_threads)
+    work = prepare(folder, spec, max_threads, terms.batch_divisor)
+    journal = Journal(work, reporter, terms)
     network, task = load(work, reporter)
     reporter.total_steps = forward_passes(spec, task)
-    if spec.baseline is not None and task is not None:
+    if task is not None:
+        journal.follow(network)
+    if spec.baseline is not None and task is not None and journal.enters(BASELINE):
         reporter.phase("finetuning")
-        train(
-            network, task, Course("baseline", spec.baseline, spec.baseline.epochs, spec.seed, work.bfloat16), reporter
-        )
+        recipe = spec.baseline
+        course = Course("baseline", recipe, recipe.epochs, spec.seed, work.bfloat16, work.batch_divisor)
+        train(network, task, course, reporter, keeper=journal)
+        journal.leaves(BASELINE)
     round_weights(network, work.stored)
     before = replica(network, work.device)
     if task is not None:
         task.teacher = before
     subject = Subject(network, before, task, work.model, Anatomy.of(network))
-    cuts = prune(subject, work, reporter)
+    cuts = prune(subject, work, reporter, journal)
     round_weights(network, work.stored)
 
     reporter.phase("evaluating")
@@ -59,22 +73,22 @@ def compress(folder: Path, spec: JobSpec, reporter: Reporter, max_threads: int |
     outcome = result(after, [sides[0], sides[1] | compressed], work, directory.name, reporter)
     configuration = spec.model_dump(mode="json")
     kept_layers = subject.anatomy.kept_layers
-    write_report(Record(configuration, outcome, reporter.curves, cuts, kept_layers, reporter.warnings), work.out)
+    record = Record(configuration, outcome, reporter.curves, cuts, kept_layers, reporter.warnings)
+    write_cards(record, work.out)
+    write_report(record, work.out)
     return outcome
 
 
-def prune(subject: Subject, work: Work, reporter: Reporter) -> list[dict[str, Any]]:
+def prune(subject: Subject, work: Work, reporter: Reporter, journal: Journal) -> list[dict[str, Any]]:
     """Cuts and fine-tunes in rounds, in place; returns what every cut of every round removed."""
-    spec, step, done = work.spec, 0, []
+    spec, shares = work.spec, round_shares(work.spec)
     theatre = Theatre(work, reporter, torch.Generator().manual_seed(spec.seed))
-    shares = round_shares(spec)
+    journal.follow_surgery(subject, theatre.generator)
     for number, (share, epochs) in enumerate(zip(shares, round_epochs(spec, len(shares)), strict=True), start=1):
-        if spec.pruning.target is not None:
-            done += [{"round": number} | cut for cut in reach_target(subject, spec.pruning.target, share, theatre)]
-        for cut in spec.pruning.cuts:
-            if cut.structure != "vocabulary" or number == 1:
-                done.append({"round": number} | apply_cut(subject, cut, cut.share * share, theatre))
-        if epochs and spec.finetuning is not None and subject.task is not None:
+        if journal.enters(cuts_of(number)):
+            journal.cuts += [{"round": number} | done for done in cut_round(subject, share, theatre, first=number == 1)]
+            journal.leaves(cuts_of(number))
+        if epochs and spec.finetuning and subject.task is not None and journal.enters(training_of(number)):
             reporter.phase("finetuning")
             pull = spec.finetuning.regularization
             course = Course(
@@ -83,13 +97,25 @@ def prune(subject: Subject, work: Work, reporter: Reporter) -> list[dict[str, An
                 epochs,
                 spec.seed + number,
                 work.bfloat16,
+                work.batch_divisor,
                 sparse=spec.pruning.zeroes_weights,
                 distillation=spec.finetuning.distillation,
                 penalty=None if pull is None else regularizer(subject.network, pull),
-                first_step=step,
+                first_step=journal.step,
             )
-            step = train(subject.network, subject.task, course, reporter, subject.teacher)
-    return done
+            journal.step = train(subject.network, subject.task, course, reporter, subject.teacher, journal)
+            journal.leaves(training_of(number), cheap=number < len(shares))
+    return journal.cuts
+
+
+def cut_round(subject: Subject, share: float, theatre: Theatre, *, first: bool) -> Iterator[dict[str, Any]]:
+    """All cuts of one round, up to `share` of what they are to remove; tells what each removed."""
+    pruning = theatre.work.spec.pruning
+    if pruning.target is not None:
+        yield from reach_target(subject, pruning.target, share, theatre)
+    for cut in pruning.cuts:
+        if cut.structure != "vocabulary" or first:
+            yield apply_cut(subject, cut, cut.share * share, theatre)
 
 
 def reach_target(subject: Subject, target: Target, share: float, theatre: Theatre) -> list[dict[str, Any]]:
@@ -108,10 +134,18 @@ def reach_target(subject: Subject, target: Target, share: float, theatre: Theatr
     # Now, not in the last of many rounds.
     check_reach(network, bill, whole * target.ratio, kinds)
     left = whole * (1 - (1 - target.ratio) * share)
-    cut = prune_units(
-        network, task, target, left, tokens, uniform=uniform, structures=kinds, advance=theatre.reporter.advance
+    removed = prune_units(
+        network,
+        task,
+        target,
+        left,
+        tokens,
+        uniform=uniform,
+        structures=kinds,
+        advance=theatre.reporter.advance,
+        cut=subject.cut,
     )
-    return [theatre.reporter.cut(name, "second_order", *counts) for name, counts in cut.items()]
+    return [theatre.reporter.cut(name, "second_order", *counts) for name, counts in removed.items()]
 
 
 def round_shares(spec: JobSpec) -> list[float]:

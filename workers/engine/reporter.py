@@ -92,6 +92,34 @@ class Reporter:
         self.event("pruning.cut", f"Cut {removed} of {of} {structure} by {criterion}.", **done)
         return done
 
+    @property
+    def step(self) -> int:
+        """How much of `total_steps` is done."""
+        return self._step
+
+    def checkpoint(self, name: str) -> None:
+        """A checkpoint lies under this name; whatever was told before it is told for good."""
+        self._write(type="checkpoint", name=name, step=self._step)
+
+    def memory(self) -> dict[str, Any]:
+        """What it knows of the job, as JSON values, for the reporter of a process that goes on with it."""
+        now = time.monotonic()
+        seconds = dict(self.seconds)
+        if self._phase is not None:
+            seconds[self._phase] = round(seconds.get(self._phase, 0.0) + now - self._phase_started, 3)
+        known = {"elapsed": now - self._started, "step": self._step, "fraction": self._fraction}
+        return known | {"seconds": seconds, "curves": self.curves, "warnings": self.warnings}
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Goes on from the `memory` of another one."""
+        self._started -= memory["elapsed"]
+        self._step, self._fraction = memory["step"], memory["fraction"]
+        self.seconds, self.curves, self.warnings = memory["seconds"], memory["curves"], memory["warnings"]
+
+    def aside(self, code: str, message: str) -> None:
+        """A warning of this run, no matter to the result: neither the report nor the model's card has it."""
+        self._write(type="warning", code=code, message=message)
+
     def warning(self, code: str, message: str) -> None:
         """Something that the client should know of the result, told once however many rounds find it."""
         found = {"code": code, "message": message}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service.specs import Cut, JobSpec, Magnitude
+from workers.engine.card import write_cards
 from workers.engine.compressed import compress_folder, verify_compressed
 from workers.engine.reporter import Reporter
 from workers.engine.reporting import Record, write_report
@@ -67,6 +68,7 @@ def compress_files(folder: Path, spec: JobSpec, model: dict[str, Any], reporter:
     made = model | {"directory": directory}
     outcome = result_of(spec, made, before, after, engine_facts(reporter, *LIBRARIES))
     record = Record(spec.model_dump(mode="json"), outcome, {}, cuts, {}, reporter.warnings, VERIFICATION)
+    write_cards(record, out)
     write_report(record, out)
     return outcome
 

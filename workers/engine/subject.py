@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from workers.engine.structures import STRUCTURES
@@ -61,3 +62,16 @@ class Subject:
     source: Path
     """Where the tokenizer that fits the network lies."""
     anatomy: Anatomy
+    operations: list[tuple[str, list[Tensor]]] = field(default_factory=list)
+    """What made it smaller, in order: a structure and its masks, of the vocabulary none. Done again to the network that
+    it was, they give one of the same make, down to the layout of its weights in memory."""
+
+    def cut(self, structure: str, keep: list[Tensor]) -> None:
+        """Cuts units of a structure off the network and takes note of it; see `Structure.cut`."""
+        groups = STRUCTURES[structure].groups(self.network)
+        STRUCTURES[structure].cut(self.network, keep)
+        if structure == "layers":
+            for group, mask in zip(groups, keep, strict=True):
+                self.anatomy.drop_layers(group.stack, mask.tolist())
+        if structure != "weights":  # these are set to zero and stay in their places
+            self.operations.append((structure, keep))

@@ -1,6 +1,6 @@
 """Surgery: one cut of a spec, from scores to a smaller network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,7 +49,7 @@ def apply_cut(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> dic
     """
     theatre.reporter.phase("analyzing" if cut.kind in DATA_CRITERIA else "pruning")
     if cut.structure == "vocabulary":
-        removed, of = _cut_words(subject, theatre)
+        removed, of = cut_words(subject, theatre.work)
     elif cut.structure == "weights" and cut.kind in METHODS:
         removed, of = _cut_blocks(subject, cut, share, theatre)
     else:
@@ -78,12 +78,18 @@ def _cut_units(subject: Subject, cut: Cut, share: float, theatre: Theatre) -> tu
     keep = [by_index.get(index, torch.ones(group.units, dtype=torch.bool)) for index, group in enumerate(groups)]
     if cut.repair and subject.task is not None:
         repair(network, [(structure, keep)], calibration(subject.task, cut))
-    structure.cut(network, keep)
-    if cut.structure == "layers":
-        for group, mask in zip(groups, keep, strict=True):
-            subject.anatomy.drop_layers(group.stack, mask.tolist())
+    subject.cut(cut.structure, keep)
     of = sum(original[index] for index in chosen)
     return of - sum(int(mask.sum()) for mask in kept), of
+
+
+def operate_again(subject: Subject, operations: Sequence[tuple[str, list[Tensor]]], work: Work) -> None:
+    """Makes an uncut network as small as `operations` made another one; what its weights are is not told by them."""
+    for structure, keep in operations:
+        if structure == "vocabulary":
+            cut_words(subject, work)
+        else:
+            subject.cut(structure, keep)
 
 
 def calibration(task: Task, cut: Cut) -> list[Batch]:
@@ -185,6 +191,7 @@ def _learn(subject: Subject, criterion: Criterion, theatre: Theatre) -> None:
         getattr(criterion.spec, "epochs", 1),
         spec.seed,
         theatre.work.bfloat16,
+        parts=theatre.work.batch_divisor,
         sparse=spec.pruning.zeroes_weights,
         penalty=criterion.extra_loss,
         observe=criterion.advance,
@@ -193,9 +200,8 @@ def _learn(subject: Subject, criterion: Criterion, theatre: Theatre) -> None:
     train(subject.network, subject.task, course, theatre.reporter)
 
 
-def _cut_words(subject: Subject, theatre: Theatre) -> tuple[int, int]:
+def cut_words(subject: Subject, work: Work) -> tuple[int, int]:
     """Cuts tokenizer and embeddings of the network and of its teacher, and reads the data with the new tokenizer."""
-    work = theatre.work
     folder = work.scratch / "vocabulary"
     kept = cut_tokenizer(subject.source, folder, texts_of(work.dataset, work.spec.task))
     before = int(subject.network.config.vocab_size)
@@ -208,4 +214,5 @@ def _cut_words(subject: Subject, theatre: Theatre) -> tuple[int, int]:
         subject.source = folder
         subject.task = TASKS[work.spec.task](work.dataset, folder, subject.network, work.settings(subject.network))
         subject.task.teacher = subject.teacher
+        subject.operations.append(("vocabulary", []))
     return before - left, before

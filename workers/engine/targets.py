@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,6 +65,7 @@ def prune_units(
     uniform: bool = False,
     structures: tuple[str, ...] = STRUCTURES_CUT,
     advance: Callable[[int], None] = lambda _passes: None,
+    cut: Callable[[str, list[Tensor]], None] | None = None,
 ) -> dict[str, tuple[int, int]]:
     """Cuts `network` in place until its heads and neurons cost at most `budget` (see `Bill`); returns removed and of.
 
@@ -71,7 +73,7 @@ def prune_units(
     buys, then the repair of what is left. With `uniform` all layers keep the same number, one that a stock config can
     say; what is not in `structures` stays whole. One unit of each group always stays. Raises EngineError NOT_FINITE
     where the weights are broken, TARGET_OUT_OF_REACH where the least network is over the budget; both before anything
-    is cut.
+    is cut. `cut` is given a structure and its masks and does what `Structure.cut` does.
     """
     bill = Bill(target.metric, tokens)
     check_reach(network, bill, budget, structures)
@@ -91,11 +93,15 @@ def prune_units(
     repair(network, [(STRUCTURES[name], masks[name]) for name in structures], list(task.sample(rows, BATCH)))
     advance(rows)
     for name in structures:
-        STRUCTURES[name].cut(network, masks[name])
+        (cut or partial(_cut, network))(name, masks[name])
     return {
         name: (sum(int((~mask).sum()) for mask in masks[name]), sum(len(mask) for mask in masks[name]))
         for name in structures
     }
+
+
+def _cut(network: PreTrainedModel, structure: str, keep: list[Tensor]) -> None:
+    STRUCTURES[structure].cut(network, keep)
 
 
 def check_reach(network: PreTrainedModel, bill: Bill, budget: float, structures: tuple[str, ...]) -> None:

@@ -33,6 +33,8 @@ class Work:
     device: torch.device
     bfloat16: bool
     """Whether networks are trained in bfloat16; weights and figures stay in float32."""
+    batch_divisor: int = 1
+    """Into how many parts batches are divided, so that they take less memory."""
 
     @property
     def inference_dtype(self) -> torch.dtype:
@@ -69,7 +71,7 @@ class Work:
         """How rows become batches for `network`."""
         spec = self.spec
         longest = min(spec.max_length or 128, family_of(network).longest(network))
-        return Settings(longest, spec.seed, spec.stride, spec.beams)
+        return Settings(longest, spec.seed, spec.stride, spec.beams, self.batch_divisor)
 
     @property
     def stored(self) -> torch.dtype:
@@ -79,7 +81,7 @@ class Work:
         return next((STORED[kind] for kind in STORED if kinds <= {kind, "I64"}), torch.float32)
 
 
-def prepare(folder: Path, spec: JobSpec, max_threads: int | None) -> Work:
+def prepare(folder: Path, spec: JobSpec, max_threads: int | None, batch_divisor: int = 1) -> Work:
     """Sets PyTorch up for the job; raises EngineError DEVICE_NOT_AVAILABLE."""
     cuda = torch.cuda.is_available()
     if spec.device == "cuda" and not cuda:
@@ -92,9 +94,8 @@ def prepare(folder: Path, spec: JobSpec, max_threads: int | None) -> Work:
     torch.set_float32_matmul_precision("highest" if spec.precision == "float32" else "high")
     (folder / "scratch").mkdir(exist_ok=True)
     (folder / "out").mkdir(exist_ok=True)
-    return Work(
-        folder, spec, device, spec.precision == "bfloat16" or (spec.precision == "auto" and _trains_bfloat16(device))
-    )
+    bfloat16 = spec.precision == "bfloat16" or (spec.precision == "auto" and _trains_bfloat16(device))
+    return Work(folder, spec, device, bfloat16, batch_divisor)
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:

@@ -22,7 +22,12 @@ FILES_SHARE = 0.05
 
 
 def inspect(
-    folder: Path, spec: Inspection, model: dict[str, Any], reporter: Reporter, max_threads: int | None
+    folder: Path,
+    spec: Inspection,
+    model: dict[str, Any],
+    reporter: Reporter,
+    max_threads: int | None,
+    batch_divisor: int = 1,
 ) -> dict[str, Any]:
     """Runs one inspection in `folder`; writes `out/report/` and returns the result, all of it JSON values.
 
@@ -39,7 +44,7 @@ def inspect(
     if known:
         from workers.engine.inspection.network import inspect_network
 
-        found, units, engine = inspect_network(folder, spec, found, reporter, max_threads)
+        found, units, engine = inspect_network(folder, spec, found, reporter, max_threads, batch_divisor)
     else:
         reporter.phase(None)
         engine = engine_facts(reporter, *LIBRARIES)

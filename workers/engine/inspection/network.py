@@ -32,10 +32,10 @@ Units = list[dict[str, Any]]
 
 
 def inspect_network(
-    folder: Path, spec: Inspection, found: Findings, reporter: Reporter, max_threads: int | None
+    folder: Path, spec: Inspection, found: Findings, reporter: Reporter, max_threads: int | None, batch_divisor: int = 1
 ) -> tuple[Findings, Units, dict[str, Any]]:
     """Adds to what the files told; also returns the scores of all units, and what the job ran on."""
-    work = prepare(folder, spec.as_job(spec.cuts[0]), max_threads)
+    work = prepare(folder, spec.as_job(spec.cuts[0]), max_threads, batch_divisor)
     network, task = load(work, reporter)
     reporter.total_steps, reporter.steps_share = forward_passes(spec, task), STEPS_SHARE
     _train_head(network, task, work, reporter)
@@ -81,7 +81,8 @@ def _train_head(network: PreTrainedModel, task: Task | None, work: Work, reporte
     recipe = work.spec.baseline
     if recipe is not None and task is not None:
         reporter.phase("finetuning")
-        train(network, task, Course("baseline", recipe, recipe.epochs, work.spec.seed, work.bfloat16), reporter)
+        course = Course("baseline", recipe, recipe.epochs, work.spec.seed, work.bfloat16, work.batch_divisor)
+        train(network, task, course, reporter)
 
 
 def _structure(

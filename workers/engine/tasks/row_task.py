@@ -153,8 +153,11 @@ class RowTask(Task):
         """Rows of `train`, or where it is missing of `calibration`, chosen by the seed."""
         source, generator = self._split("train" if self.rows("train") else "calibration"), self._seeded()
         order = torch.randperm(len(source), generator=generator).tolist()[:rows]
-        for chunk in by_length(order, source.lengths, batch_size):
+        for chunk in by_length(order, source.lengths, self._fitting(batch_size)):
             yield self.collate(source.batch(chunk), generator)
+
+    def _fitting(self, batch_size: int) -> int:
+        return max(1, batch_size // self.settings.divisor)
 
     def _seeded(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.settings.seed)
@@ -175,7 +178,7 @@ class RowTask(Task):
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Batches of a split and their `logits`, the network in evaluation mode."""
         network.train(False)
-        for batch in self.batches(split, batch_size):
+        for batch in self.batches(split, self._fitting(batch_size)):
             yield batch, self.logits(network, batch)
 
 

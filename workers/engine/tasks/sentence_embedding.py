@@ -37,6 +37,7 @@ class SentenceEmbedding(RowTask):
     form = "text, and in every row or none text_pair, and with it in every row or none a number score"
     auto = "AutoModel"
     outputs = ("last_hidden_state",)
+    joint = True
 
     def __init__(self, folder: Path, tokenizer: Path, network: PreTrainedModel, settings: Settings) -> None:
         first = next((row for file in sorted(folder.glob("*.jsonl")) for row in self.read(file)), {})

@@ -29,6 +29,8 @@ class Settings:
     """Overlap of the windows of question answering; None is half of `max_length`."""
     beams: int = 4
     """Width of the beam search of translation."""
+    divisor: int = 1
+    """How many times smaller batches are than asked for, but for those of training."""
 
 
 class Task(ABC):
@@ -38,6 +40,9 @@ class Task(ABC):
     """Name of the transformers class that loads a network with this task's head."""
     outputs: ClassVar[tuple[str, ...]] = ("logits",)
     """Names of the network's outputs that count."""
+
+    joint: ClassVar[bool] = False
+    """Whether the loss of a row depends on the other rows of its batch."""
 
     warnings: list[tuple[str, str]]
     """Codes and messages of what a client should know about the data."""
