@@ -14,21 +14,27 @@ from service.broker import Broker
 from service.config import Settings, get_settings
 from service.db import Database
 from service.deps import Require
-from service.intake import orphans, scratch
+from service.intake import scratch
 from service.middleware import RequestMiddleware
 from service.observe import Telemetry
+from service.rates import Rates
 from service.reconciler import Reconciler
 from service.routes import (
     artifacts,
+    audit,
     datasets,
+    estimates,
     event_stream,
     inspections,
     job_records,
     jobs,
     keys,
+    lifecycle,
+    lineage,
     manifests,
     models,
     operations,
+    tenants,
     uploads,
     webhooks,
 )
@@ -41,15 +47,20 @@ PUBLIC = frozenset({"/healthz", "/readyz", "/docs"})
 
 ROUTERS: tuple[APIRouter, ...] = (
     models.router,
+    lineage.router,
     manifests.router,
     uploads.router,
     inspections.router,
     datasets.router,
     jobs.router,
+    estimates.router,
+    lifecycle.router,
     job_records.router,
     event_stream.router,
     artifacts.router,
     keys.router,
+    tenants.router,
+    audit.router,
     webhooks.router,
     operations.router,
 )
@@ -117,7 +128,9 @@ def _open(state: Any, settings: Settings) -> None:
     state.storage = open_storage(settings.storage)
     state.broker = Broker(settings.broker)
     state.key_use = KeyUse()
-    orphans.sweep(state.database, state.storage)
+    state.rates = Rates(settings)
+    with state.database.session_scope(read_only=True) as session:
+        state.telemetry.begin(session)
     if settings.admin_key is not None:
         with state.database.session_scope() as session:
             install_admin_key(session, settings.admin_key.get_secret_value())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import Unauthorized
@@ -118,9 +118,18 @@ def _unauthorized(detail: str) -> Unauthorized:
 
 def has_live_key(session: Session) -> bool:
     """Whether anyone could authenticate."""
-    unexpired = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now())
-    live = select(ApiKey.id).where(ApiKey.revoked_at.is_(None), unexpired).limit(1)
-    return session.scalar(live) is not None
+    return session.scalar(select(ApiKey.id).where(*_live()).limit(1)) is not None
+
+
+def live_admin_keys(session: Session, tenant: str) -> list[str]:
+    """Ids of the tenant's admin keys that work now, locked: two that are deleted at once must not both go."""
+    live = select(ApiKey).where(ApiKey.tenant == tenant, *_live()).order_by(ApiKey.id).with_for_update()
+    rows = session.scalars(live.execution_options(populate_existing=True))
+    return [row.id for row in rows if "admin" in row.scopes]
+
+
+def _live() -> tuple[ColumnElement[bool], ...]:
+    return ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now())
 
 
 def refuse_keyless(session: Session, host: str) -> None:

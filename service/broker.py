@@ -1,6 +1,7 @@
 """The doorbell: a Celery message on Redis that carries one job id and nothing else.
 
-A lost, doubled or late message changes nothing: workers claim from the jobs table and the reconciler rings again.
+It means that there is work: whoever hears it claims the job whose turn it is, and the id tells the reconciler alone for
+which jobs was rung. A lost, doubled or late message changes nothing: the reconciler rings again.
 """
 
 import json
@@ -18,7 +19,6 @@ log = logging.getLogger(__name__)
 
 ENTRY = "secateur.run_job"
 QUEUE = "secateur.jobs"
-HIGHEST_PRIORITY = 9
 QUIET_SECONDS = 2.0
 """After a failed ring the next ones are left to the reconciler, so that submits stay fast while the broker is away."""
 
@@ -47,9 +47,6 @@ _TRANSPORT: dict[str, Any] = {
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
     "health_check_interval": 10,
-    "priority_steps": list(range(HIGHEST_PRIORITY + 1)),
-    "queue_order_strategy": "priority",
-    "sep": ":",
 }
 
 
@@ -70,29 +67,23 @@ class Broker:
         self._redis = Redis.from_url(plain, socket_timeout=2, retry=Retry(NoBackoff(), 0))
         self._quiet_until = 0.0
 
-    def ring(self, job_id: str, priority: int = 0) -> None:
-        """Tell the workers that a job is queued; `priority` 9 is heard first. Best effort: never raises."""
+    def ring(self, job_id: str) -> None:
+        """Tell the workers that a job is queued. Best effort: never raises."""
         if time.monotonic() < self._quiet_until:
             return
         try:
-            self._celery.send_task(
-                ENTRY, args=[job_id], task_id=job_id, priority=HIGHEST_PRIORITY - priority, retry=False
-            )
+            self._celery.send_task(ENTRY, args=[job_id], task_id=job_id, retry=False)
         except Exception as error:  # kombu wraps some of redis-py's errors and lets others through
             self._quiet_until = time.monotonic() + QUIET_SECONDS
             log.warning("The broker is away; the reconciler will ring again: %s", type(error).__name__)
 
     def waiting(self) -> set[str] | None:
         """Ids of the jobs whose ring no worker has taken yet; None when the broker cannot be asked."""
-        queues = [QUEUE, *(f"{QUEUE}:{step}" for step in range(1, HIGHEST_PRIORITY + 1))]
         try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                for queue in queues:
-                    pipe.lrange(queue, 0, -1)
-                lists = pipe.execute()
+            messages = self._redis.lrange(QUEUE, 0, -1)
         except RedisError:
             return None
-        return {_job_id(message) for messages in lists for message in messages} - {""}
+        return {_job_id(message) for message in messages} - {""}
 
     def ping(self) -> bool:
         """Whether the broker answers."""
@@ -107,7 +98,7 @@ class Broker:
         self._celery.close()
 
 
-def _job_id(message: bytes) -> str:
+def _job_id(message: bytes | str) -> str:
     try:
         return str(json.loads(message)["headers"]["id"])
     except (ValueError, KeyError, TypeError):

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from service.commands import datasets, deploy, exits, jobs, models, webhooks
+from service.commands import datasets, deploy, exits, jobs, keys, models, operations, tenants, webhooks
 from service.commands.run import run
 from service.commands.show import say
 from service.errors import SecateurError
@@ -17,7 +17,6 @@ from service.errors import SecateurError
 app = typer.Typer(
     name="secateur",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Prune, fine-tune and measure Hugging Face NLP models. Address and key: SECATEUR_URL and SECATEUR_API_KEY, "
     "else those of a local `secateur up` (its data directory: SECATEUR_DATA_DIR, default ./secateur-data). "
@@ -30,7 +29,12 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(webhooks.app, name="webhooks")
 for part in (deploy.up, deploy.api, deploy.worker, deploy.migrate):
     app.command(rich_help_panel="The service")(part)
-app.add_typer(deploy.keys, name="keys", rich_help_panel="The service")
+app.add_typer(keys.app, name="keys", rich_help_panel="The service")
+app.add_typer(tenants.app, name="tenants", rich_help_panel="The service")
+app.command()(operations.ready)
+app.command()(operations.capabilities)
+app.command("usage")(tenants.usage)
+app.command("audit")(tenants.audit_log)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -21,9 +21,15 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from service import client_calls as calls
+from service import client_downloads as downloads
+from service import client_estimates as estimates
+from service import client_events as events
+from service import client_jobs
 from service import client_models as models
+from service import client_operations as operations
+from service import client_tenants as tenants
 from service import client_webhooks as webhooks
-from service.client_calls import Answer, Call, Flow, Step, Together, Unreachable, Work
+from service.client_calls import Answer, Call, Flow, Json, Step, Together, Unreachable, Work
 from service.client_files import CorruptDownload, UnusableFolder
 from service.errors import SecateurError
 
@@ -52,6 +58,22 @@ def _async(flow: Callable[P, Flow[T]]) -> Callable[Concatenate["AsyncClient", P]
     return method
 
 
+def _sync_stream(begin: Callable[P, events.Listening]) -> Callable[Concatenate["Client", P], Iterator[Json]]:
+    @wraps(begin)
+    def method(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[Json]:
+        return client._listen(begin(*args, **kwargs))
+
+    return method
+
+
+def _async_stream(begin: Callable[P, events.Listening]) -> Callable[Concatenate["AsyncClient", P], AsyncIterator[Json]]:
+    @wraps(begin)
+    def method(client: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[Json]:
+        return client._listen(begin(*args, **kwargs))
+
+    return method
+
+
 class _Stopped(Exception):
     """A flow beside this one has failed."""
 
@@ -68,29 +90,41 @@ class Client:
     show_model = _sync(calls.show_model)
     inspect_model = _sync(calls.inspect_model)
     delete_model = _sync(calls.delete_model)
-    pull_model = _sync(calls.pull_model)
+    pull_model = _sync(downloads.pull_model)
+    download_model_file = _sync(operations.download_model_file)
+    model_lineage = _sync(models.model_lineage)
     push_dataset = _sync(calls.push_dataset)
     list_datasets = _sync(calls.list_datasets)
     show_dataset = _sync(calls.show_dataset)
     delete_dataset = _sync(calls.delete_dataset)
     submit_job = _sync(calls.submit_job)
     validate_job = _sync(calls.validate_job)
+    estimate_job = _sync(estimates.estimate_job)
     list_jobs = _sync(calls.list_jobs)
     show_job = _sync(calls.show_job)
     watch_job = _sync(calls.watch_job)
     cancel_job = _sync(calls.cancel_job)
+    pause_job = _sync(client_jobs.pause_job)
+    resume_job = _sync(client_jobs.resume_job)
+    retry_job = _sync(client_jobs.retry_job)
+    clone_job = _sync(client_jobs.clone_job)
     delete_job = _sync(calls.delete_job)
     job_events = _sync(calls.job_events)
+    stream_job_events = _sync_stream(events.stream_job_events)
     job_metrics = _sync(calls.job_metrics)
     job_artifacts = _sync(calls.job_artifacts)
-    download_artifact = _sync(calls.download_artifact)
-    pull_job = _sync(calls.pull_job)
+    download_artifact = _sync(downloads.download_artifact)
+    pull_job = _sync(downloads.pull_job)
     job_report = _sync(calls.job_report)
     capabilities = _sync(calls.capabilities)
+    alive = _sync(operations.alive)
     ready = _sync(calls.ready)
+    prometheus_metrics = _sync(operations.prometheus_metrics)
     create_key = _sync(calls.create_key)
     list_keys = _sync(calls.list_keys)
     delete_key = _sync(calls.delete_key)
+    show_tenant = _sync(tenants.show_tenant)
+    list_audit = _sync(tenants.list_audit)
     create_webhook = _sync(webhooks.create_webhook)
     list_webhooks = _sync(webhooks.list_webhooks)
     show_webhook = _sync(webhooks.show_webhook)
@@ -164,6 +198,22 @@ class Client:
         except httpx.TransportError as error:
             raise _unreachable(self._http.base_url, error) from error
 
+    def _listen(self, listening: events.Listening) -> Iterator[Json]:
+        while not listening.ended:
+            try:
+                with self._http.stream(**_request(listening.call(), None)) as response:
+                    if not response.is_success:
+                        raise calls.error_from(response.status_code, response.read())
+                    listening.begin(response.status_code)
+                    for piece in response.iter_raw():
+                        yield from listening.take(piece)
+            except httpx.TransportError as error:
+                listening.fail(_unreachable(self._http.base_url, error))
+            except SecateurError as error:
+                listening.fail(error)
+            if not listening.ended:
+                time.sleep(listening.pause)
+
 
 class AsyncClient:
     """`Client` for asyncio: the same methods, awaited."""
@@ -179,29 +229,41 @@ class AsyncClient:
     show_model = _async(calls.show_model)
     inspect_model = _async(calls.inspect_model)
     delete_model = _async(calls.delete_model)
-    pull_model = _async(calls.pull_model)
+    pull_model = _async(downloads.pull_model)
+    download_model_file = _async(operations.download_model_file)
+    model_lineage = _async(models.model_lineage)
     push_dataset = _async(calls.push_dataset)
     list_datasets = _async(calls.list_datasets)
     show_dataset = _async(calls.show_dataset)
     delete_dataset = _async(calls.delete_dataset)
     submit_job = _async(calls.submit_job)
     validate_job = _async(calls.validate_job)
+    estimate_job = _async(estimates.estimate_job)
     list_jobs = _async(calls.list_jobs)
     show_job = _async(calls.show_job)
     watch_job = _async(calls.watch_job)
     cancel_job = _async(calls.cancel_job)
+    pause_job = _async(client_jobs.pause_job)
+    resume_job = _async(client_jobs.resume_job)
+    retry_job = _async(client_jobs.retry_job)
+    clone_job = _async(client_jobs.clone_job)
     delete_job = _async(calls.delete_job)
     job_events = _async(calls.job_events)
+    stream_job_events = _async_stream(events.stream_job_events)
     job_metrics = _async(calls.job_metrics)
     job_artifacts = _async(calls.job_artifacts)
-    download_artifact = _async(calls.download_artifact)
-    pull_job = _async(calls.pull_job)
+    download_artifact = _async(downloads.download_artifact)
+    pull_job = _async(downloads.pull_job)
     job_report = _async(calls.job_report)
     capabilities = _async(calls.capabilities)
+    alive = _async(operations.alive)
     ready = _async(calls.ready)
+    prometheus_metrics = _async(operations.prometheus_metrics)
     create_key = _async(calls.create_key)
     list_keys = _async(calls.list_keys)
     delete_key = _async(calls.delete_key)
+    show_tenant = _async(tenants.show_tenant)
+    list_audit = _async(tenants.list_audit)
     create_webhook = _async(webhooks.create_webhook)
     list_webhooks = _async(webhooks.list_webhooks)
     show_webhook = _async(webhooks.show_webhook)
@@ -277,6 +339,23 @@ class AsyncClient:
         except httpx.TransportError as error:
             raise _unreachable(self._http.base_url, error) from error
 
+    async def _listen(self, listening: events.Listening) -> AsyncIterator[Json]:
+        while not listening.ended:
+            try:
+                async with self._http.stream(**_request(listening.call(), None)) as response:
+                    if not response.is_success:
+                        raise calls.error_from(response.status_code, await response.aread())
+                    listening.begin(response.status_code)
+                    async for piece in response.aiter_raw():
+                        for event in listening.take(piece):
+                            yield event
+            except httpx.TransportError as error:
+                listening.fail(_unreachable(self._http.base_url, error))
+            except SecateurError as error:
+                listening.fail(error)
+            if not listening.ended:
+                await asyncio.sleep(listening.pause)
+
 
 def _request(call: Call, content: Iterator[bytes] | AsyncIterator[bytes] | None) -> dict[str, Any]:
     """Arguments of httpx's `stream`."""
@@ -285,6 +364,8 @@ def _request(call: Call, content: Iterator[bytes] | AsyncIterator[bytes] | None)
     if call.body is not None:
         headers |= {**call.body.headers, "Content-Type": call.body.media_type, "Content-Length": str(call.body.size)}
     request = {"method": call.method, "url": call.path, "params": call.params, "headers": headers, "content": content}
+    if call.sink is not None:  # a file may lie elsewhere; the key does not go along
+        return request | {"follow_redirects": True}
     return request if call.json is None else request | {"json": call.json}
 
 

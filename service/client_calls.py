@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from service import errors
-from service.client_files import Body, PartialFile, Progress, multipart_body, split_files, unpack
+from service.client_files import Body, Progress, multipart_body, split_files
 from service.states import FINAL
 
 Json: TypeAlias = dict[str, Any]
@@ -90,27 +90,38 @@ def error_from(status: int, content: bytes) -> errors.SecateurError:
     except (ValueError, AssertionError):
         problem = {}
     kind = ERRORS.get(status, errors.SecateurError)
-    request_id = problem.get("request_id")
     error = kind(
         problem.get("detail") or f"The service answered {status} without an explanation.",
         code=problem.get("code"),
         errors=tuple(errors.FieldError(e["pointer"], e["detail"]) for e in problem.get("errors", [])),
-        extra={"request_id": request_id} if request_id else None,
+        extra={name: problem[name] for name in ("request_id", "retry_after") if problem.get(name)},
     )
     error.status = status
     return error
 
 
 def _send(call: Call, retries: int = RETRIES) -> Flow[Answer]:
-    """A call, tried again while the service is away; every call of ours may be repeated safely."""
+    """A call, tried again while the service is away, is asked too fast or still answers the first try of it.
+
+    Each may be repeated safely.
+    """
     for attempt in range(retries + 1):
         try:
             return (yield call)
-        except (Unreachable, errors.Unavailable):
-            if attempt == retries:
+        except (Unreachable, errors.Unavailable, errors.TooManyRequests, errors.Conflict) as error:
+            if attempt == retries or not _may_pass(error):
                 raise
-            yield Pause(0.25 * 2**attempt)
+            yield Pause(max(0.25 * 2**attempt, _asked_to_wait(error)))
     raise AssertionError("unreachable")
+
+
+def _may_pass(error: Exception) -> bool:
+    told = isinstance(error, errors.TooManyRequests | errors.Conflict)
+    return not told or getattr(error, "code", None) in ("RATE_LIMITED", "IDEMPOTENCY_IN_FLIGHT")
+
+
+def _asked_to_wait(error: Exception) -> float:
+    return float(error.extra.get("retry_after", 0)) if isinstance(error, errors.TooManyRequests) else 0.0
 
 
 def _get(path: str, **params: str | None) -> Flow[Json]:
@@ -179,11 +190,6 @@ def inspect_model(model_id: str, spec: Json | None = None, *, idempotency_key: s
 def delete_model(model_id: str) -> Flow[None]:
     """Delete a model; `Conflict` while a job needs it."""
     yield from _delete(f"/v1/models/{model_id}")
-
-
-def pull_model(model_id: str, out: Path, *, progress: Progress | None = None) -> Flow[list[Path]]:
-    """Download a model's archive, verify it and unpack it into `out`; returns the files."""
-    return (yield from _pull(f"/v1/models/{model_id}/archive", out, progress))
 
 
 # Data sets
@@ -312,16 +318,6 @@ def job_artifacts(job_id: str) -> Flow[list[Json]]:
     return rows
 
 
-def download_artifact(artifact_id: str, target: Path, *, progress: Progress | None = None) -> Flow[Path]:
-    """Download one file of a job to `target` and verify it."""
-    return (yield from _download(f"/v1/artifacts/{artifact_id}/content", target, progress))
-
-
-def pull_job(job_id: str, out: Path, *, progress: Progress | None = None) -> Flow[list[Path]]:
-    """Download what a job made, verify it and unpack it into `out`; returns the files."""
-    return (yield from _pull(f"/v1/jobs/{job_id}/model", out, progress))
-
-
 def job_report(job_id: str, *, as_json: bool = False) -> Flow[bytes]:
     """The report of a job: a self-contained HTML page, or JSON."""
     accept = "application/json" if as_json else "text/html"
@@ -343,11 +339,16 @@ def ready() -> Flow[Json]:
     return answer.json()
 
 
-def create_key(name: str, scopes: list[str], *, expires_at: str | None = None) -> Flow[Json]:
-    """Make an API key of the caller's tenant; the only answer that shows it. Needs the scope `admin`."""
+def create_key(
+    name: str, scopes: list[str], *, expires_at: str | None = None, expires_in: int | None = None
+) -> Flow[Json]:
+    """Make an API key of the caller's tenant; the only answer that shows it. Needs the scope `admin`.
+
+    `expires_in` is in seconds. Raises `Conflict` (IDEMPOTENCY_SECRET_NOT_KEPT) when it was made, but the answer lost.
+    """
     payload: Json = {"name": name, "scopes": scopes}
-    if expires_at is not None:
-        payload["expires_at"] = expires_at
+    payload |= {"expires_at": expires_at} if expires_at is not None else {}
+    payload |= {"expires_in": expires_in} if expires_in is not None else {}
     return (yield from _post("/v1/keys", payload, key=_fresh_key()))
 
 
@@ -359,36 +360,3 @@ def list_keys(*, limit: int | None = 20) -> Flow[list[Json]]:
 def delete_key(key_id: str) -> Flow[None]:
     """Revoke an API key."""
     yield from _delete(f"/v1/keys/{key_id}")
-
-
-# Downloads
-
-
-def _pull(path: str, out: Path, progress: Progress | None) -> Flow[list[Path]]:
-    out.mkdir(parents=True, exist_ok=True)
-    archive = yield from _download(path, out / ".download.tar", progress)
-    try:
-        return unpack(archive, out)
-    finally:
-        archive.unlink()
-
-
-def _download(path: str, target: Path, progress: Progress | None) -> Flow[Path]:
-    """Bytes of `path` into `target`: a broken download goes on where it stopped, also in a later process.
-
-    Raises `service.client_files.CorruptDownload` when the bytes are not those that the service announced.
-    """
-    head = yield from _send(Call("HEAD", path))
-    sha256 = head.headers["etag"].strip('"')
-    part = PartialFile(target, sha256, int(head.headers["content-length"]), progress)
-    for attempt in range(RETRIES + 1):
-        try:
-            if not part.complete:
-                headers = {"Range": f"bytes={part.offset}-", "If-Range": f'"{sha256}"'} if part.offset else {}
-                yield Call("GET", path, headers=headers, sink=part.accept)
-            return part.finish()
-        except (Unreachable, errors.Unavailable):
-            if attempt == RETRIES:
-                raise
-            yield Pause(0.25 * 2**attempt)
-    raise AssertionError("unreachable")

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -21,6 +21,9 @@ from service.storage.tar import TarLayout
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes moved so far and the bytes in all."""
+
+Check: TypeAlias = Callable[[Path, list[str]], None]
+"""Called with a folder and the names of the files that were unpacked there; raises `CorruptDownload` to refuse them."""
 
 SPLITS = ("train", "validation", "test", "calibration")
 _SUFFIXES = (".jsonl", ".csv")
@@ -162,8 +165,8 @@ class PartialFile:
 
     @property
     def complete(self) -> bool:
-        """Whether every byte is here."""
-        return self.offset == self.size
+        """Whether as many bytes as were announced are here."""
+        return self.offset >= self.size
 
     def accept(self, status: int, headers: Mapping[str, str]) -> Callable[[bytes], None]:
         """Take an answer: 206 goes on where the file ends, 200 begins anew."""
@@ -199,10 +202,11 @@ class PartialFile:
             self._progress(self.offset, self.size)
 
 
-def unpack(archive: Path, out: Path) -> list[Path]:
+def unpack(archive: Path, out: Path, check: Check | None = None) -> list[Path]:
     """Write the files of a tar under `out`, replacing those of the same name; returns them.
 
     Read as the service reads uploads: links, devices and names that climb raise `CorruptDownload`, and nothing is left.
+    Nothing appears under `out` before `check` has accepted the files.
     """
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as folder, archive.open("rb") as file:
         size = archive.stat().st_size
@@ -213,7 +217,25 @@ def unpack(archive: Path, out: Path) -> list[Path]:
             read_tar(Metered(file), unpacked)
         except SecateurError as error:
             raise CorruptDownload(f"The archive is not one that the service sends: {error}") from error
+        if check is not None:
+            check(Path(folder), list(unpacked.files))
         return [_move(Path(folder) / name, name, out) for name in unpacked.files]
+
+
+def check_files(folder: Path, names: Iterable[str], listed: Mapping[str, str]) -> None:
+    """Compare files with the digests that were promised, name by name. Raises `CorruptDownload` with what differs."""
+    found = {name: _sha256(folder / name) for name in names}
+    lacking, unknown = sorted(listed.keys() - found.keys()), sorted(found.keys() - listed.keys())
+    changed = sorted(name for name in found.keys() & listed.keys() if found[name] != listed[name])
+    faults = [("not as promised", changed), ("missing", lacking), ("not promised", unknown)]
+    told = [f"{', '.join(files[:5])} {fault}" for fault, files in faults if files]
+    if told:
+        raise CorruptDownload(f"The files are not those of the manifest: {'; '.join(told)}. Nothing was kept.")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _move(file: Path, name: str, out: Path) -> Path:

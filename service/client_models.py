@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from service import errors
-from service.client_calls import Call, Flow, Json, Pause, Together, Unreachable, Work, _fresh_key, _send, _upload
+from service.client_calls import Call, Flow, Json, Pause, Together, Unreachable, Work, _fresh_key, _get, _send, _upload
 from service.client_files import Progress, archive_body, chunk_body, model_files
 
 CHUNK = 8 << 20
@@ -121,3 +121,8 @@ def _complete(model_id: str) -> Flow[Json]:
             return (yield from _send(Call("POST", f"/v1/models/{model_id}/complete"), PATIENCE)).json()
         except errors.Locked:
             yield Pause(1.0)
+
+
+def model_lineage(model_id: str) -> Flow[Json]:
+    """The ancestors and descendants of a model: `nodes`, parents before their children, and `edges` between them."""
+    return (yield from _get(f"/v1/models/{model_id}/lineage"))

@@ -10,6 +10,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.logs import LogFormat
+
 
 class Settings(BaseSettings):
     """Read from `SECATEUR_*` variables; each has a default that works on one machine."""
@@ -19,7 +21,14 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("secateur-data"), description="state of a one-machine service")
     database_url: SecretStr | None = Field(None, description="default: SQLite in data_dir")
     broker_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey")
-    storage_url: str | None = Field(None, description="file:///path; default: data_dir/storage")
+    storage_url: str | None = Field(
+        None,
+        description="file:///path, or s3://bucket/prefix?endpoint=…&region=… with the usual AWS_* variables; "
+        "default: data_dir/storage",
+    )
+    presigned_downloads: bool = Field(
+        False, description="single files are fetched from the object store itself, which clients must then reach"
+    )
     scratch_dir: Path | None = Field(
         None,
         description="unfinished uploads and job folders, the same for all API processes; default: data_dir/scratch",
@@ -37,10 +46,28 @@ class Settings(BaseSettings):
         24 * 3600.0, description="an unfinished upload is dropped this long after its last byte"
     )
 
+    quota_stored_bytes: int | None = Field(
+        None, ge=0, description="per tenant: models, those still uploading, data sets and artifacts; default: no limit"
+    )
+    quota_queued_jobs: int | None = Field(None, ge=0, description="per tenant; default: no limit")
+    quota_running_jobs: int | None = Field(
+        None, ge=0, description="per tenant: more of its jobs wait in the queue; default: no limit"
+    )
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="per key and API process; default: no limit. A tenant's own limits come before these"
+    )
+    failed_authentications_per_minute: int = Field(
+        60, ge=1, description="per address and API process: wrong keys beyond it are answered 429"
+    )
+
     lease_seconds: float = Field(30.0, description="a running job whose lease ran out is given to another worker")
     heartbeat_seconds: float = Field(2.0, description="how often a worker renews its lease and looks for a cancel")
     reconcile_seconds: float = Field(10.0, description="how often lost jobs are looked for")
     max_attempts: int = 3
+    checkpoint_seconds: float = Field(60.0, description="how often a job that trains is saved, to go on from there")
+    checkpoint_grace_seconds: float = Field(
+        30.0, description="for saving a job once more before it is paused or its worker leaves"
+    )
     kill_grace_seconds: float = Field(4.0, description="between SIGTERM and SIGKILL of an engine")
     webhook_allow_private: bool = Field(
         False, description="webhooks may go to http and to private addresses: for networks of one's own, and tests"
@@ -51,6 +78,7 @@ class Settings(BaseSettings):
         [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400], description="pauses between tries of a webhook"
     )
     log_level: str = "INFO"
+    log_format: LogFormat = Field("text", description="text or json: one JSON object per line")
     cuda_visible_devices: str | None = Field(
         None, validation_alias="CUDA_VISIBLE_DEVICES", description="which GPUs a worker's jobs see; read without prefix"
     )

@@ -1,5 +1,6 @@
 """Database sessions. One request, or one step of a job, is one transaction; this module alone commits."""
 
+import copy
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,6 +69,13 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = make_engine(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+        self._before_commit: Callable[[Session], None] | None = None
+
+    def ending_with(self, before_commit: Callable[[Session], None]) -> "Database":
+        """The same database; `before_commit` is the last thing to happen in each of its writing transactions."""
+        other = copy.copy(self)
+        other._before_commit = before_commit
+        return other
 
     @contextmanager
     def session_scope(self, *, read_only: bool = False) -> Iterator[Session]:
@@ -80,6 +88,8 @@ class Database:
                 session.connection(execution_options={"read_only": True, "postgresql_readonly": True})
             try:
                 yield session
+                if self._before_commit is not None and not read_only:
+                    self._before_commit(session)
                 session.commit()
             except BaseException:
                 session.rollback()

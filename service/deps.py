@@ -8,13 +8,16 @@ from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
 from sqlalchemy.orm import Session
 
+from service import logs
+from service.audit import record_request
 from service.auth import Principal, Scope, authenticate
 from service.broker import Broker
 from service.config import Settings
 from service.db import Database
-from service.errors import BadRequest, Forbidden, PayloadTooLarge, UnsupportedMediaType
+from service.errors import BadRequest, Forbidden, PayloadTooLarge, Unauthorized, UnsupportedMediaType
 from service.idempotency import remember, replay_or
 from service.intake import strict_json
+from service.rates import HEADERS, Rates, Taken, too_many
 from service.storage import Storage
 from service.webhooks.addresses import Addresses
 
@@ -36,6 +39,9 @@ __all__ = [
     "require",
 ]
 
+_PRINCIPAL = "secateur_principal"
+_READING = frozenset({"GET", "HEAD"})
+
 
 # Plain look-ups are coroutines: FastAPI would send a plain function to a thread, which costs more than the look-up.
 async def get_settings_of(request: Request) -> Settings:
@@ -46,8 +52,15 @@ async def get_settings_of(request: Request) -> Settings:
 
 async def get_database(request: Request) -> Database:
     """For routes that open their transactions themselves, because they stream or wait."""
+    return _database_of(request)
+
+
+def _database_of(request: Request) -> Database:
+    """The database; what a request other than GET and HEAD writes ends with its entry in the audit log."""
     database: Database = request.app.state.database
-    return database
+    if request.method in _READING:
+        return database
+    return database.ending_with(lambda session: record_request(session, request, request.scope[_PRINCIPAL]))
 
 
 async def get_storage(request: Request) -> Storage:
@@ -64,8 +77,7 @@ async def get_broker(request: Request) -> Broker:
 
 def get_session(request: Request) -> Iterator[Session]:
     """One transaction per request, ended before the answer is sent; GET and HEAD only read."""
-    database: Database = request.app.state.database
-    with database.session_scope(read_only=request.method in ("GET", "HEAD")) as session:
+    with _database_of(request).session_scope(read_only=request.method in _READING) as session:
         yield session
 
 
@@ -92,13 +104,32 @@ class Require(SecurityBase):
         self.model = HTTPBearerModel(bearerFormat="sct_…", description="an API key of the service")
 
     def __call__(self, request: Request) -> Principal:
-        """Raises `Unauthorized` or `Forbidden`."""
-        with request.app.state.database.session_scope(read_only=True) as session:
-            principal = authenticate(session, request.headers.get("authorization"))
+        """Raises `Unauthorized`, `Forbidden` or `TooManyRequests`."""
+        rates: Rates = request.app.state.rates
+        given = request.headers.get("authorization")
+        try:
+            with request.app.state.database.session_scope(read_only=True) as session:
+                principal = authenticate(session, given)
+                limit = rates.limit_of(session, principal.tenant)
+        except Unauthorized:
+            if given is not None and request.client is not None:
+                rates.note_failure(request.client.host)
+            raise
+        if limit is not None:
+            _spend(request, rates.take(principal.key_id, limit))
+        request.scope[_PRINCIPAL] = principal
+        logs.note(tenant=principal.tenant, key_id=principal.key_id)
         if self.scope not in principal.scopes:
             raise Forbidden(f"This key lacks the scope {self.scope}.", code="SCOPE_MISSING")
         request.app.state.key_use.note(principal.key_id)
         return principal
+
+
+def _spend(request: Request, taken: Taken) -> None:
+    request.scope[HEADERS] = taken.headers()
+    if taken.wait is not None:
+        detail = f"This key may ask {taken.quota} times a minute; wait as long as Retry-After says."
+        raise too_many(detail, "RATE_LIMITED", taken.wait)
 
 
 def require(scope: Scope) -> Require:

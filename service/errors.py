@@ -3,15 +3,17 @@
     SecateurError
     ├── BadRequest             400   malformed body, header or archive
     ├── Unauthorized           401   no key, or one that is unknown, revoked or expired
-    ├── Forbidden              403   the key lacks the scope
+    ├── Forbidden              403   the key lacks the scope, or the tenant the quota
     ├── NotFound               404   unknown id, or another tenant's
     ├── Conflict               409   the resource's state does not allow it
+    ├── Gone                   410   it was here; its files were kept as long as was asked
     ├── PreconditionFailed     412   a version of a protocol that is not spoken here
     ├── PayloadTooLarge        413
     ├── UnsupportedMediaType   415
     ├── RangeNotSatisfiable    416
     ├── Invalid                422   understood, but cannot work; `errors` point at the fields
     ├── Locked                 423   another request writes to it right now
+    ├── TooManyRequests        429   come back later: too fast, or a queue is full
     ├── ChecksumMismatch       460   a chunk is not what its checksum says (tus)
     ├── InternalError          500
     ├── Unavailable            503   something we lean on is away; try again later
@@ -78,6 +80,10 @@ class Conflict(SecateurError):
     status, code, title = 409, "CONFLICT", "Conflict with the current state"
 
 
+class Gone(SecateurError):
+    status, code, title = 410, "GONE", "Gone"
+
+
 class PreconditionFailed(SecateurError):
     status, code, title = 412, "PRECONDITION_FAILED", "Precondition failed"
 
@@ -100,6 +106,10 @@ class Invalid(SecateurError):
 
 class Locked(SecateurError):
     status, code, title = 423, "LOCKED", "Locked"
+
+
+class TooManyRequests(SecateurError):
+    status, code, title = 429, "TOO_MANY_REQUESTS", "Too many requests"
 
 
 class ChecksumMismatch(SecateurError):

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from service import audit
 from service.auth import Principal
 from service.errors import BadRequest, Conflict, Invalid
 from service.tables import IdempotencyRecord, utc_now
@@ -51,7 +52,8 @@ def remember(
     headers: Mapping[str, str],
     body: dict[str, Any],
 ) -> None:
-    """Store the answer under the key that `replay_or` reserved; nothing without a key."""
+    """Store the answer under the key that `replay_or` reserved; nothing without a key. The log gets what it made."""
+    audit.made(session, body["id"])
     identity = _identity(principal, request)
     if identity is None:
         return

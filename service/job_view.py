@@ -5,11 +5,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import Request
-from sqlalchemy import and_, bindparam, func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from service import turns
+from service.remedies import remedy
 from service.schemas import (
     AttemptView,
+    CheckpointView,
     InspectionView,
     JobErrorView,
     JobView,
@@ -22,13 +25,15 @@ from service.tables import Attempt, Job
 
 _SHOWN = ("verdict", "before", "after", "engine")
 """Fields of a stored result that are public; what the supervisor keeps beside them is not."""
-
-_OTHER = aliased(Job)
-_GOES_FIRST = or_(_OTHER.priority > Job.priority, and_(_OTHER.priority == Job.priority, _OTHER.id < Job.id))
-# Built once: building it costs more than running it.
-_AHEAD = select(Job.id, select(func.count()).where(_OTHER.status == "queued", _GOES_FIRST).scalar_subquery()).where(
-    Job.id.in_(bindparam("ids", expanding=True))
-)
+_POSSIBLE = {
+    "queued": ("cancel", "pause"),
+    "running": ("cancel", "pause"),
+    "pausing": ("cancel",),
+    "paused": ("cancel", "resume"),
+    "failed": ("retry",),
+    "cancelled": ("retry",),
+}
+"""What a client can ask of a job in each state, besides `clone`."""
 
 
 def base_url(request: Request) -> str:
@@ -43,7 +48,7 @@ def job_views(session: Session, rows: list[Job], base: str, *, whole: bool = Fal
     of_these = select(Attempt).where(Attempt.job_id.in_([job.id for job in rows])).order_by(Attempt.token)
     for attempt in session.scalars(of_these):
         attempts[attempt.job_id].append(attempt)
-    places = _places(session, [job.id for job in rows if job.status == "queued"])
+    places = turns.places(session, [job.id for job in rows if job.status == "queued"])
     return [_view(job, attempts[job.id], places.get(job.id), base, whole) for job in rows]
 
 
@@ -55,12 +60,6 @@ def job_view(session: Session, job: Job, base: str) -> JobView:
 def etag(view: JobView, version: int) -> str:
     """A tag that changes with everything a client could see change."""
     return f'"{version}-{view.queue.position or 0}"'
-
-
-def _places(session: Session, ids: list[str]) -> dict[str, int]:
-    if not ids:
-        return {}
-    return {row[0]: row[1] + 1 for row in session.execute(_AHEAD, {"ids": ids})}
 
 
 def _view(job: Job, attempts: Iterable[Attempt], place: int | None, base: str, whole: bool) -> JobView:
@@ -88,10 +87,16 @@ def _view(job: Job, attempts: Iterable[Attempt], place: int | None, base: str, w
         warnings=[JobWarning(**warning) for warning in [*job.advice, *job.warnings]],
         result=_result(job, base),
         inspection=_inspection(job, base) if whole else None,
-        error=JobErrorView(**job.error) if job.error else None,
+        error=JobErrorView(**job.error, advice=remedy(job.error["code"])) if job.error else None,
+        checkpoint=CheckpointView(step=job.checkpoint["step"]) if job.checkpoint else None,
+        cloned_from=job.cloned_from,
+        fingerprint=job.fingerprint,
+        request_id=job.request_id,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
+        expires_at=job.expires_at,
+        expired_at=job.expired_at,
         links=_links(job, base),
     )
 
@@ -115,6 +120,4 @@ def _links(job: Job, base: str) -> dict[str, str]:
     if job.result is not None:
         made = ("report",) if job.kind == "inspection" else ("model", "report")
         links |= {name: f"{own}/{name}" for name in made}
-    if job.status in ("queued", "running", "cancelling"):
-        links["cancel"] = f"{own}/cancel"
-    return links
+    return links | {name: f"{own}/{name}" for name in (*_POSSIBLE.get(job.status, ()), "clone")}

@@ -6,17 +6,19 @@ it expects, and says whether it won. Lease times come from the database's clock.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from service import memory, turns
 from service.db import db_epoch, rows_changed
 from service.errors import Conflict
 from service.events import emit
 from service.ids import new_id
-from service.states import FINAL, Kind
-from service.tables import Artifact, Attempt, Job, Model, utc_now
+from service.states import FINAL, HELD, Kind
+from service.tables import Artifact, Attempt, Job, Model, Worker, utc_now
 from service.webhooks import outbox
 
 NO_PROGRESS: dict[str, Any] = {"fraction": 0.0, "step": 0, "total_steps": None, "seconds_remaining": None}
@@ -26,6 +28,8 @@ CRASH_LOOP: dict[str, Any] = {
     "blame": "service",
     "retryable": False,
 }
+_TURNSTILE = 5_307_112
+"""The advisory lock of PostgreSQL that claims pass one by one: so no two of them count the same running jobs."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def submit(session: Session, job: Job) -> Job:
     return job
 
 
-def _change(session: Session, where: ColumnElement[bool], **values: Any) -> bool:
+def change(session: Session, where: ColumnElement[bool], **values: Any) -> bool:
+    """Change one job visibly if it still is as `where` says; whether it was."""
     return rows_changed(session, update(Job).where(where).values(version=Job.version + 1, **values)) == 1
 
 
@@ -56,10 +61,26 @@ def _held(claim: Claim, *statuses: str) -> ColumnElement[bool]:
     return and_(Job.id == claim.job_id, Job.token == claim.token, Job.status.in_(statuses))
 
 
+def claim_next(session: Session, worker: str, lease_seconds: float, running_limit: int | None = None) -> Claim | None:
+    """Take the job whose turn it is (see `service.turns`), on to the next when another worker was first.
+
+    None when there is nothing for this worker: `running_limit` bounds a tenant that has no limit of its own.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(_TURNSTILE)))
+    devices = session.scalar(select(Worker.devices).where(Worker.name == worker)) or []
+    gpu = any(device["kind"] == "cuda" for device in devices)
+    while (job_id := turns.first(session, gpu=gpu, running_limit=running_limit)) is not None:
+        held = claim(session, job_id, worker, lease_seconds)
+        if held is not None:
+            return held
+    return None
+
+
 def claim(session: Session, job_id: str, worker: str, lease_seconds: float) -> Claim | None:
     """Take a queued job: counts the attempt before it starts. None if another was first, or it is not due."""
     due = or_(Job.not_before.is_(None), Job.not_before <= db_epoch())
-    won = _change(
+    won = change(
         session,
         and_(Job.id == job_id, Job.status == "queued", due),
         status="running",
@@ -83,16 +104,30 @@ def claim(session: Session, job_id: str, worker: str, lease_seconds: float) -> C
 def beat(session: Session, held: Claim, lease_seconds: float, **visible: Any) -> str | None:
     """Renew the lease and store what changed (`phase`, `progress`, `warnings`).
 
-    Returns the job's status, `running` or `cancelling`; None when the job is no longer this worker's.
+    Returns the job's status, one of `HELD`; None when the job is no longer this worker's.
     """
     lease = {"lease_until": db_epoch() + lease_seconds}
     if visible:
-        won = _change(session, _held(held, "running", "cancelling"), **lease, **visible)
+        won = change(session, _held(held, *HELD), **lease, **visible)
     else:
-        won = rows_changed(session, update(Job).where(_held(held, "running", "cancelling")).values(**lease)) == 1
+        won = rows_changed(session, update(Job).where(_held(held, *HELD)).values(**lease)) == 1
     if not won:
         return None
     return session.execute(select(Job.status).where(Job.id == held.job_id)).scalar_one()
+
+
+def keep_checkpoint(session: Session, held: Claim, checkpoint: dict[str, Any] | None) -> bool:
+    """Note from where the next attempt goes on: `Job.checkpoint`, whose files are in storage; None: from the start."""
+    won = change(session, _held(held, "running", "pausing"), checkpoint=checkpoint)
+    if won and checkpoint is None:
+        emit(
+            session,
+            held.job_id,
+            "job.checkpoint_lost",
+            "The checkpoint cannot be read; starting anew.",
+            level="warning",
+        )
+    return won
 
 
 def finish(
@@ -105,18 +140,12 @@ def finish(
 ) -> bool:
     """End a running job as `succeeded` or `rejected` with its result, model and artifacts, all or nothing.
 
-    False when the job was cancelled meanwhile or belongs to another worker: then nothing was stored.
+    So ends one that was asked to pause, too, when it was through. False when the job was cancelled meanwhile or belongs
+    to another worker: then nothing was stored.
     """
-    won = _change(
-        session,
-        _held(held, "running"),
-        status=status,
-        phase=None,
-        progress={**NO_PROGRESS, "fraction": 1.0, "seconds_remaining": 0},
-        result=result,
-        lease_until=None,
-        finished_at=utc_now(),
-    )
+    done = {**NO_PROGRESS, "fraction": 1.0, "seconds_remaining": 0}
+    ending = _ending(session, held.job_id, status)
+    won = change(session, _held(held, "running", "pausing"), **ending, progress=done, result=result)
     if won:
         if model is not None:
             session.add(model)
@@ -132,40 +161,76 @@ def finish(
 
 
 def fail(session: Session, held: Claim, error: dict[str, Any], max_attempts: int) -> bool:
-    """End a running job as failed, or queue it again while its error is retryable and attempts are left.
+    """End a running job as failed, or queue it again while attempts are left: with smaller batches when memory ran out,
+    as it was when its error is retryable.
 
     True when it was queued again.
     """
-    if error["retryable"] and held.attempt < max_attempts:
-        return _requeue(
-            session, _held(held, "running"), held.job_id, held.token, error["code"], delay=2.0**held.attempt
-        )
-    if error["retryable"]:
+    out_of_memory = error["code"] in memory.CODES
+    outcome = memory.OUTCOME if out_of_memory else error["code"]
+    if held.attempt < max_attempts:
+        if out_of_memory and _halve_batches(session, held):
+            return _leave(session, held, outcome)
+        if error["retryable"]:
+            return _leave(session, held, outcome, delay=2.0**held.attempt)
+    if error["retryable"] and not out_of_memory:
         error = {**CRASH_LOOP, "message": f"{CRASH_LOOP['message']} Last: {error['message']}"}
-    if _change(session, _held(held, "running"), **_ending("failed", error)):
-        _end_attempt(session, held.job_id, held.token, "failed")
+    if change(session, _held(held, "running", "pausing"), **_ending(session, held.job_id, "failed", error)):
+        _end_attempt(session, held.job_id, held.token, outcome if out_of_memory else "failed")
         emit(session, held.job_id, "job.failed", error["message"], level="error", data={"code": error["code"]})
     else:
         confirm_cancelled(session, held)
     return False
 
 
-def _ending(status: str, error: dict[str, Any] | None = None) -> dict[str, Any]:
-    return {"status": status, "phase": None, "error": error, "lease_until": None, "finished_at": utc_now()}
+def _halve_batches(session: Session, held: Claim) -> bool:
+    smaller = memory.halved(session.get_one(Job, held.job_id, populate_existing=True))
+    if smaller is None or not change(session, _held(held, "running", "pausing"), **smaller):
+        return False
+    divisor = {"batch_divisor": smaller["batch_divisor"]}
+    emit(session, held.job_id, "job.batch_halved", smaller["advice"][-1]["message"], level="warning", data=divisor)
+    return True
+
+
+def _ending(session: Session, job_id: str, status: str, error: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What an end writes; the checkpoint of a failed job stays, for it may be tried again."""
+    finished = utc_now()
+    kept = session.scalar(select(Job.configuration["expires_after"].as_integer()).where(Job.id == job_id))
+    ending = {"status": status, "phase": None, "error": error, "lease_until": None, "finished_at": finished}
+    ending["expires_at"] = None if kept is None else finished + timedelta(seconds=kept)
+    return ending if status == "failed" else ending | {"checkpoint": None}
 
 
 def confirm_cancelled(session: Session, held: Claim) -> bool:
     """The worker has stopped the engine of a job that was `cancelling`."""
-    won = _change(session, _held(held, "cancelling"), **_ending("cancelled"))
+    won = change(session, _held(held, "cancelling"), **_ending(session, held.job_id, "cancelled"))
     if won:
         _end_attempt(session, held.job_id, held.token, "cancelled")
         emit(session, held.job_id, "job.cancelled", "Cancelled.")
     return won
 
 
+def confirm_paused(session: Session, held: Claim) -> bool:
+    """The worker has stopped the engine of a job that was `pausing`; the attempt does not count."""
+    where = _held(held, "pausing")
+    return _set_aside(session, where, held.job_id, held.token, "paused", attempts=Job.attempts - 1)
+
+
 def give_back(session: Session, held: Claim) -> bool:
     """Queue a job again because its worker is shutting down; the attempt does not count."""
-    return _requeue(session, _held(held, "running"), held.job_id, held.token, "returned", attempts=Job.attempts - 1)
+    return _leave(session, held, "returned", attempts=Job.attempts - 1)
+
+
+def _leave(session: Session, held: Claim, outcome: str, delay: float = 0.0, **values: Any) -> bool:
+    """Queue a job again, or pause it where that was asked for. True when it was queued.
+
+    Cancelled meanwhile, it ends so.
+    """
+    if _requeue(session, _held(held, "running"), held.job_id, held.token, outcome, delay, **values):
+        return True
+    if not _set_aside(session, _held(held, "pausing"), held.job_id, held.token, outcome, **values):
+        confirm_cancelled(session, held)
+    return False
 
 
 def _requeue(
@@ -177,27 +242,23 @@ def _requeue(
     delay: float = 0.0,
     **values: Any,
 ) -> bool:
-    won = _change(
-        session,
-        where,
-        status="queued",
-        phase=None,
-        progress=NO_PROGRESS,
-        lease_until=None,
-        worker=None,
-        not_before=db_epoch() + delay if delay else None,
-        **values,
-    )
+    not_before = db_epoch() + delay if delay else None
+    left = {"status": "queued", "phase": None, "progress": NO_PROGRESS, "lease_until": None, "worker": None}
+    won = change(session, where, **left, not_before=not_before, **values)
     if won:
         _end_attempt(session, job_id, token, outcome)
-        emit(
-            session,
-            job_id,
-            "job.requeued",
-            f"Queued again: {outcome}.",
-            level="warning",
-            data={"outcome": outcome},
-        )
+        message = f"Queued again: {outcome.lower()}."
+        emit(session, job_id, "job.requeued", message, level="warning", data={"outcome": outcome})
+    return won
+
+
+def _set_aside(
+    session: Session, where: ColumnElement[bool], job_id: str, token: int, outcome: str, **values: Any
+) -> bool:
+    won = change(session, where, status="paused", phase=None, lease_until=None, worker=None, **values)
+    if won:
+        _end_attempt(session, job_id, token, outcome)
+        emit(session, job_id, "job.paused", "Paused.", data={"outcome": outcome})
     return won
 
 
@@ -210,41 +271,42 @@ def _end_attempt(session: Session, job_id: str, token: int, outcome: str) -> Non
 
 
 def cancel(session: Session, job: Job) -> None:
-    """Cancel a queued job at once, ask a running one to stop; repeating it changes nothing.
+    """Cancel a queued or paused job at once, ask a running one to stop; repeating it changes nothing.
 
     Raises `Conflict` when the job has ended in another way.
     """
-    if _change(session, and_(Job.id == job.id, Job.status == "queued"), **_ending("cancelled")):
-        emit(session, job.id, "job.cancelled", "Cancelled before it started.")
-    elif _change(session, and_(Job.id == job.id, Job.status == "running"), status="cancelling"):
+    waits, runs = Job.status.in_(("queued", "paused")), Job.status.in_(("running", "pausing"))
+    if change(session, and_(Job.id == job.id, waits), **_ending(session, job.id, "cancelled")):
+        emit(session, job.id, "job.cancelled", f"Cancelled while it was {job.status}.")
+    elif change(session, and_(Job.id == job.id, runs), status="cancelling"):
         emit(session, job.id, "job.cancelling", "Asked to stop.")
     session.refresh(job)
     if job.status not in ("cancelling", "cancelled"):
         raise Conflict(f"The job has already {job.status}.", code="JOB_FINISHED", extra={"job_status": job.status})
 
 
-def reconcile(session: Session, max_attempts: int) -> list[str]:
+def reconcile(session: Session, max_attempts: int, running_limit: int | None = None) -> list[str]:
     """Free jobs whose worker has gone: queue them again, end the cancelled and the hopeless ones.
 
     Returns the ids of queued jobs that are due, for the caller to ring where the broker no longer knows of them.
     """
-    expired = select(Job).where(Job.status.in_(("running", "cancelling")), Job.lease_until < db_epoch())
+    expired = select(Job).where(Job.status.in_(HELD), Job.lease_until < db_epoch())
     for job in session.scalars(expired.execution_options(populate_existing=True)):
         still = and_(Job.id == job.id, Job.token == job.token, Job.status == job.status, Job.lease_until < db_epoch())
         _free(session, job, still, max_attempts)
-    due = or_(Job.not_before.is_(None), Job.not_before <= db_epoch())
-    queued = select(Job.id).where(Job.status == "queued", due).order_by(Job.priority.desc(), Job.id)
-    return list(session.scalars(queued))
+    return turns.due(session, running_limit)
 
 
 def _free(session: Session, job: Job, still: ColumnElement[bool], max_attempts: int) -> None:
     if job.status == "cancelling":
-        if _change(session, still, **_ending("cancelled")):
+        if change(session, still, **_ending(session, job.id, "cancelled")):
             _end_attempt(session, job.id, job.token, "cancelled")
             emit(session, job.id, "job.cancelled", "Cancelled; its worker had gone.")
+    elif job.status == "pausing":
+        _set_aside(session, still, job.id, job.token, "worker_lost")
     elif job.attempts < max_attempts:
         _requeue(session, still, job.id, job.token, "worker_lost")
-    elif _change(session, still, **_ending("failed", CRASH_LOOP)):
+    elif change(session, still, **_ending(session, job.id, "failed", CRASH_LOOP)):
         _end_attempt(session, job.id, job.token, "worker_lost")
         emit(session, job.id, "job.failed", CRASH_LOOP["message"], level="error", data={"code": "CRASH_LOOP"})
 

@@ -10,6 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs, rates
 from service.errors import BadRequest
 from service.ids import new_id
 from service.observe import Telemetry
@@ -35,7 +36,11 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send)
+        exchange = _Exchange(scope, receive, send, self.telemetry)
+        with logs.about(request_id=exchange.request_id):
+            await self._answer(scope, exchange)
+
+    async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
         started = time.perf_counter()
         try:
             if exchange.has_nul:  # no database takes one, and no name of ours has one
@@ -50,32 +55,42 @@ class RequestMiddleware:
                 raise  # the answer is half sent: only a broken connection can tell the client
             await internal_error(error, exchange.request_id)(scope, exchange.receive, exchange.send)
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
             status = exchange.status or CLIENT_LEFT  # cancelled: nobody waits for the answer any more
-            self.telemetry.observe(scope["method"], route, status, time.perf_counter() - started)
+            method, seconds = scope["method"], time.perf_counter() - started
+            self.telemetry.observe(method, exchange.route, status, seconds)
+            logs.access({"method": method, "route": exchange.route, "status": status, "ms": round(1000 * seconds, 1)})
 
 
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, telemetry: Telemetry) -> None:
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         self.request_id = given.decode() if _GIVEN_ID.fullmatch(given) else new_id("req")
         scope["secateur_request_id"] = self.request_id
         self.has_nul = "\0" in scope["path"] or b"%00" in scope["query_string"]
         self.status: int | None = None
-        self._receive, self._send = receive, send
+        self._scope, self._receive, self._send, self._telemetry = scope, receive, send, telemetry
         self._body_read = False
+
+    @property
+    def route(self) -> str:
+        """The template of its path."""
+        return getattr(self._scope.get("route"), "path", "unmatched")
 
     async def receive(self) -> Message:
         """Pass a piece of the body on, noting the last."""
         message = await self._receive()
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             self._body_read = True
+        if size := len(message.get("body", b"")):
+            self._telemetry.received(self.route, size)
         return message
 
     async def send(self, message: Message) -> None:
         """Pass a piece of the answer on, with our headers."""
+        if size := len(message.get("body", b"")):
+            self._telemetry.sent(self.route, size)
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._add_headers(message)
@@ -88,6 +103,7 @@ class _Exchange:
     def _add_headers(self, message: Any) -> None:
         headers = MutableHeaders(scope=message)
         headers["X-Request-Id"] = self.request_id
+        headers.update(self._scope.get(rates.HEADERS, {}))
         for name, value in (
             ("X-Content-Type-Options", "nosniff"),
             ("Referrer-Policy", "no-referrer"),

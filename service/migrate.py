@@ -1,9 +1,12 @@
 """Brings a database to the current schema; works from a checkout and from an installed package alike."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 import migrations
@@ -32,6 +35,17 @@ def upgrade(database_url: str) -> None:
             command.upgrade(configuration(connection), "head")
     finally:
         engine.dispose()
+
+
+def is_behind(connection: Connection) -> bool:
+    """Whether migrations that this release has are missing; those of a newer one are no reason to stop."""
+    revision = MigrationContext.configure(connection).get_current_revision()
+    return revision is None or revision in _revisions()[1:]  # the head comes first
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    return tuple(script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions())
 
 
 def check(database_url: str) -> None:

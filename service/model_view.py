@@ -51,8 +51,8 @@ class ModelView(BaseModel):
     id: str
     object: str = "model"
     name: str
-    state: str = Field(description="uploading, ready or invalid")
-    family: str | None = Field(description="this and the next are null unless the model is ready")
+    state: str = Field(description="uploading, ready, invalid, or expired: kept as long as its job said, then removed")
+    family: str | None = Field(description="this and the next are null of a model that never was ready")
     architecture: str | None
     task: str | None
     parameters: int | None
@@ -71,18 +71,18 @@ class ModelView(BaseModel):
 
 def show(model: Model) -> ModelView:
     """A row as clients see it."""
-    ready = model.state == "ready"
+    ready, checked = model.state == "ready", model.state in ("ready", "expired")
     problem = model.facts.get("problem")
     return ModelView(
         id=model.id,
         name=model.name,
         state=model.state,
-        family=model.family if ready else None,
-        architecture=model.architecture if ready else None,
+        family=model.family if checked else None,
+        architecture=model.architecture if checked else None,
         task=model.task,
-        parameters=model.parameters if ready else None,
+        parameters=model.parameters if checked else None,
         size=model.size,
-        dtype=model.dtype if ready else None,
+        dtype=model.dtype if checked else None,
         files=model.files,
         structure=StructureView(**model.structure),
         supported=supported(family_of(model.family), uniform=model.facts["uniform"]) if ready else _NOTHING,

@@ -1,11 +1,12 @@
-"""Counters for Prometheus: requests by route template, jobs by status."""
+"""Figures for Prometheus: of this process its requests and bytes, of the whole service its jobs and workers."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from sqlalchemy import func, select
+import threading
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from sqlalchemy.orm import Session
 
-from service.states import FOLLOWS
-from service.tables import Job
+from service.gauges import Gauges
+from service.job_figures import JobFigures
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """A client may invent others, and each would be a series."""
@@ -13,31 +14,52 @@ _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 
 class Telemetry:
-    """The counters of one API process, in a registry of their own."""
+    """The figures that one API process shows, in a registry of their own.
+
+    Every `route` is a template, never a path, so that ids make no series.
+    """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
+        self._scrape = threading.Lock()
         labels = ["method", "route", "status"]
-        self._requests = Counter("secateur_http_requests", "Requests answered.", labels, registry=self.registry)
+        self._requests = Counter("secateur_http_requests", "Requests answered.", labels, registry=registry)
         self._seconds = Histogram(
             "secateur_http_request_seconds",
             "Time from the request to the end of its answer.",
             ["method", "route"],
             buckets=_BUCKETS,
-            registry=self.registry,
+            registry=registry,
         )
-        self._jobs = Gauge("secateur_jobs", "Jobs in each status.", ["status"], registry=self.registry)
+        self._received = Counter(
+            "secateur_http_received_bytes", "Bytes of request bodies.", ["route"], registry=registry
+        )
+        self._sent = Counter("secateur_http_sent_bytes", "Bytes of bodies of answers.", ["route"], registry=registry)
+        self._jobs = JobFigures(registry)
+        self._gauges = Gauges(registry)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one request; `route` is the template, never the path, so that ids make no series."""
+        """Count one request."""
         method = method if method in _METHODS else "OTHER"
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
-    def render(self, session: Session) -> bytes:
-        """The exposition text, with the jobs of all tenants counted now."""
-        rows = session.execute(select(Job.status, func.count()).group_by(Job.status)).all()
-        counts: dict[str, int] = {row[0]: row[1] for row in rows}
-        for status in FOLLOWS:
-            self._jobs.labels(status).set(counts.get(status, 0))
-        return generate_latest(self.registry)
+    def received(self, route: str, size: int) -> None:
+        """Bytes of a request's body have come."""
+        self._received.labels(route).inc(size)
+
+    def sent(self, route: str, size: int) -> None:
+        """Bytes of an answer's body have gone."""
+        self._sent.labels(route).inc(size)
+
+    def begin(self, session: Session) -> None:
+        """Jobs are counted from now on."""
+        with self._scrape:
+            self._jobs.begin(session)
+
+    def render(self, session: Session, free_bytes: int | None) -> bytes:
+        """The exposition text; jobs are those of all tenants, `free_bytes` is the room in the storage."""
+        with self._scrape:
+            self._jobs.look(session)
+            self._gauges.look(session, free_bytes)
+            return generate_latest(self.registry)

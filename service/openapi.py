@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from starlette.requests import Request
 
 from service.intake.manifest import Manifest
+from service.lifecycle import Retry, SpecPatch
+from service.openapi_examples import EXAMPLES
 from service.problems import Problem, responses
 from service.schemas import NewKey
 from service.specs import JobSpec
@@ -23,6 +25,8 @@ BODIES: tuple[type[BaseModel], ...] = (
     Manifest,
     JobSpec,
     InspectionSpec,
+    Retry,
+    SpecPatch,
     NewKey,
     NewWebhookEndpoint,
     WebhookEndpointChanges,
@@ -56,9 +60,9 @@ def schema_of(body: type[BaseModel]) -> dict[str, Any]:
     return {"$ref": _REFERENCE.format(model=body.__name__)}
 
 
-def json_body(body: type[BaseModel]) -> dict[str, Any]:
+def json_body(body: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
     """`openapi_extra` of a route that reads `body` with our own reader."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema_of(body)}}}}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema_of(body)}}}}
 
 
 def install(app: FastAPI) -> None:
@@ -77,11 +81,21 @@ def _document(app: FastAPI) -> dict[str, Any]:
             schema = body.model_json_schema(ref_template=_REFERENCE)
             schemas.update(schema.pop("$defs", {}))
             schemas[body.__name__] = schema
+        _give_examples(schemas)
         _link(document["paths"])
         _tell_of_parameters(document)
         document["webhooks"] = {event: {"post": _webhook(event)} for event in EVENTS}
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _give_examples(schemas: dict[str, Any]) -> None:
+    """One to every body; a page's is a page of one."""
+    for name, schema in schemas.items():
+        item = name.removeprefix("Page_").removesuffix("_")
+        if item in EXAMPLES:
+            example = EXAMPLES[item]
+            schema["examples"] = [example if item == name else {"data": [example], "next_cursor": None}]
 
 
 def _link(paths: dict[str, Any]) -> None:

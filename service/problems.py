@@ -54,10 +54,10 @@ class Problem(BaseModel):
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problem answers of one route for the OpenAPI document; 401, 403, 500 and 503 are always among them."""
+    """The problem answers of one route for the OpenAPI document; always 400, 401, 403, 429, 500 and 503."""
     return {
         status: {"content": {MEDIA_TYPE: {"schema": _SCHEMA}}, "description": "problem document"}
-        for status in sorted({401, 403, 500, 503, *statuses})
+        for status in sorted({400, 401, 403, 429, 500, 503, *statuses})
     }
 
 

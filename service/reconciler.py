@@ -2,18 +2,21 @@
 
 import logging
 import threading
+import time
 
-from service import idempotency, jobs
+from service import checkpoints, idempotency, jobs, retention
 from service.auth import KeyUse
 from service.broker import Broker
 from service.config import Settings
 from service.db import Database
-from service.intake import uploads
+from service.intake import orphans, uploads
 from service.storage import open_storage
-from service.tables import Job
 from service.webhooks import outbox
 
 log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 3600.0
+"""Between two looks at all that is stored, which take long where much is."""
 
 
 class Reconciler:
@@ -22,6 +25,7 @@ class Reconciler:
     def __init__(self, settings: Settings, database: Database, broker: Broker, key_use: KeyUse) -> None:
         self._settings, self._database, self._broker, self._key_use = settings, database, broker, key_use
         self._storage = open_storage(settings.storage)
+        self._next_sweep = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -47,24 +51,27 @@ class Reconciler:
             log.exception("The last use of some keys was not stored")
 
     def turn(self) -> None:
-        """Free, forget, ring: once."""
+        """Free, forget, ring, let expire: once; at times also remove what nobody owns."""
         with self._database.session_scope() as session:
-            due = jobs.reconcile(session, self._settings.max_attempts)
+            due = jobs.reconcile(session, self._settings.max_attempts, self._settings.quota_running_jobs)
             idempotency.expire(session)
             outbox.expire(session)
         self._ring(due)
         self._note_key_use()
         uploads.sweep(self._database, self._storage, self._settings.scratch)
+        retention.expire(self._database, self._storage)
+        if time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + SWEEP_SECONDS
+            for sweep in (orphans.sweep, orphans.sweep_artifacts, checkpoints.sweep):
+                sweep(self._database, self._storage)
 
     def _ring(self, due: list[str]) -> None:
         waiting = self._broker.waiting() if due else None
         if waiting is None:
             return
-        silent = [job_id for job_id in due if job_id not in waiting]
-        with self._database.session_scope(read_only=True) as session:
-            priorities = {job_id: job.priority for job_id in silent if (job := session.get(Job, job_id))}
-        for job_id, priority in priorities.items():
-            self._broker.ring(job_id, priority)
+        for job_id in due:
+            if job_id not in waiting:
+                self._broker.ring(job_id)
 
     def _note_key_use(self) -> None:
         if len(self._key_use):

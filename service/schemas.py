@@ -168,6 +168,13 @@ class JobErrorView(BaseModel):
     message: str
     blame: Literal["user", "service", "transient"]
     retryable: bool
+    advice: str | None = Field(None, description="what to do about it; null for a code without any")
+
+
+class CheckpointView(BaseModel):
+    """What is saved of a job that has not ended well (yet)."""
+
+    step: int = Field(description="training step at which the next attempt goes on")
 
 
 class JobView(BaseModel):
@@ -189,9 +196,15 @@ class JobView(BaseModel):
     result: ResultView | None = Field(description="what a compression found; null of an inspection")
     inspection: InspectionView | None = Field(description="what an inspection found; null in lists, to keep them short")
     error: JobErrorView | None
+    checkpoint: CheckpointView | None = Field(None, description="null: the next attempt begins at the start")
+    cloned_from: str | None = Field(None, description="id of the job that this one was cloned from")
+    fingerprint: str | None = Field(None, description="equal for jobs of the same order about the same bytes")
+    request_id: str | None = Field(None, description="of the request that made the job")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    expires_at: datetime | None = Field(None, description="from then on its files are kept no more")
+    expired_at: datetime | None = Field(None, description="when its files were removed: asking for them is 410")
     links: dict[str, str]
 
 
@@ -241,6 +254,12 @@ class ArtifactView(BaseModel):
     sha256: str
     content_url: str
     created_at: datetime
+    expires_at: datetime | None = Field(None, description="of its job")
+    expired_at: datetime | None = Field(None, description="when its bytes were removed")
+
+
+MOST_SECONDS = 100 * 366 * 24 * 3600
+"""A hundred years: what lies beyond is a mistake, or leaves the calendar."""
 
 
 class NewKey(BaseModel):
@@ -251,6 +270,7 @@ class NewKey(BaseModel):
     name: Name
     scopes: list[Scope] = Field(min_length=1, max_length=3)
     expires_at: UtcTime | None = None
+    expires_in: int | None = Field(None, ge=1, le=MOST_SECONDS, description="seconds; instead of expires_at")
 
 
 class KeyView(BaseModel):
@@ -269,7 +289,20 @@ class KeyView(BaseModel):
 class CreatedKey(KeyView):
     """An API key as it is made."""
 
-    key: str | None = Field(description="shown in this answer only; null when the answer is a replay")
+    key: str = Field(description="shown in this answer only")
+
+
+class AuditEntryView(BaseModel):
+    """Something that a key changed."""
+
+    id: str
+    object: Literal["audit_entry"] = "audit_entry"
+    created_at: datetime
+    key_id: str = Field(description="`command-line`: changed in the database itself")
+    action: str
+    target: str | None = Field(description="id of what was changed; for limits the name of the tenant")
+    request_id: str
+    data: dict[str, Any] = Field(description="other ids in the address, or the new limits")
 
 
 class WorkerView(BaseModel):

@@ -115,7 +115,7 @@ class Model(Base):
     prefix: Mapped[str] = mapped_column(String(300))
     archive_size: Mapped[int]
     archive_sha256: Mapped[str] = mapped_column(String(64))
-    parent_model_id: Mapped[str | None] = mapped_column(String(40))
+    parent_model_id: Mapped[str | None] = mapped_column(String(40), index=True)
     job_id: Mapped[str | None] = mapped_column(String(40))
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

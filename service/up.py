@@ -25,6 +25,7 @@ from service.embedded import EmbeddedBroker
 from service.errors import Unauthorized, Unavailable
 from service.migrate import upgrade
 from service.processes import start, stop
+from service.storage import UnusableStorage, open_storage
 
 FAILED = 3
 _START_SECONDS = 60.0
@@ -80,9 +81,10 @@ def run_up(data_dir: Path, port: int, host: str = "127.0.0.1") -> int:
     try:
         _check_machine()
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        open_storage(settings.storage)
         with _only_one(settings), _interruptible() as interrupted, ExitStack() as running:
             _run(settings, interrupted, running)
-    except (CannotStart, Unavailable) as error:
+    except (CannotStart, UnusableStorage, Unavailable) as error:
         sys.stderr.write(f"secateur: {error}\n")
         return FAILED
     except _Interrupted:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from service.db import Database
     from service.embedded import EmbeddedBroker
     from tests.live import LiveService
+    from tests.object_store import S3Server
     from tests.servers import PostgreSQL
 
 TENANT = "default"
@@ -93,6 +94,25 @@ def broker_url(valkey_server: EmbeddedBroker) -> str:
     with Redis(unix_socket_path=str(valkey_server.socket)) as client:
         client.flushall()
     return valkey_server.url
+
+
+@pytest.fixture(scope="session")
+def object_store_server() -> Iterator[S3Server]:
+    """One object store for the session."""
+    from tests.object_store import object_store
+
+    with object_store() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(object_store_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The object store, whose keys this process has for the length of the test."""
+    from tests.object_store import ENVIRONMENT
+
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return object_store_server
 
 
 @pytest.fixture

@@ -23,16 +23,20 @@ _RESET = struct.pack("ii", 1, 0)
 class CuttingProxy:
     """Passes bytes to a port of this machine; resets the connection whose byte is the next one to be cut at."""
 
-    def __init__(self, port: int, cuts: int, size: int, seed: int = 0) -> None:
-        """`cuts` connections break, at random points among the first `size` bytes that go to the server."""
+    def __init__(self, port: int, cuts: int, size: int, seed: int = 0, *, downloads: bool = False) -> None:
+        """`cuts` connections break, at random points among the first `size` bytes that go to the server.
+
+        With `downloads` those that come from it count instead.
+        """
         chance = random.Random(seed)
         self._cuts = sorted(chance.randrange(size) for _ in range(cuts))
         self._port = port
+        self._downloads = downloads
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: set[socket.socket] = set()
         self.sent = 0
-        """Bytes that went to the server, heads of requests included."""
+        """Bytes that went to the server, or for downloads came from it, heads included."""
         self.made = 0
         """Cuts so far."""
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -58,7 +62,9 @@ class CuttingProxy:
                     self._close(client)
                     continue
                 self._open |= {client, server}
-                for source, target, passes in ((client, server, self._may_pass), (server, client, lambda size: True)):
+                for source, target in ((client, server), (server, client)):
+                    counts = (source is server) == self._downloads
+                    passes = self._may_pass if counts else lambda size: True
                     threading.Thread(target=self._pump, args=(source, target, passes), daemon=True).start()
 
     def _pump(self, source: socket.socket, target: socket.socket, passes: Callable[[int], bool]) -> None:

@@ -61,8 +61,11 @@ class LiveService:
             "LEASE_SECONDS": settings.lease_seconds,
             "HEARTBEAT_SECONDS": settings.heartbeat_seconds,
             "RECONCILE_SECONDS": settings.reconcile_seconds,
+            "CHECKPOINT_SECONDS": settings.checkpoint_seconds,
+            "CHECKPOINT_GRACE_SECONDS": settings.checkpoint_grace_seconds,
             "KILL_GRACE_SECONDS": settings.kill_grace_seconds,
             "DISK_RESERVE_BYTES": settings.disk_reserve_bytes,
+            "LOG_FORMAT": settings.log_format,
         }
         if settings.max_upload_bytes is not None:
             told["MAX_UPLOAD_BYTES"] = settings.max_upload_bytes

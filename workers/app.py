@@ -3,12 +3,14 @@
 The worker's main process never imports torch: Celery spawns a process for each job, and the engine is a child of that.
 """
 
+import logging.config
 import os
 from functools import cache
 from typing import Any
 
 from celery import signals
 
+from service import logs
 from service.broker import ENTRY, make_celery
 from service.config import get_settings
 from service.processes import die_with_parent
@@ -21,10 +23,16 @@ app = make_celery(get_settings().broker)
 
 @app.task(name=ENTRY)  # type: ignore[untyped-decorator]
 def run_job(job_id: str) -> None:
-    """Make an attempt at a job, if it is to be had."""
+    """Work off what is queued: that there is something is all that a ring says, whatever job it names."""
     worker = os.getppid()
     die_with_parent(worker)
-    supervisor.run(str(job_id), get_settings(), worker_pid=worker)
+    supervisor.run(get_settings(), worker_pid=worker)
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def _set_up_logging(**_: Any) -> None:
+    settings = get_settings()
+    logging.config.dictConfig(logs.configuration(settings.log_level, settings.log_format))
 
 
 @cache

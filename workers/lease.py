@@ -15,11 +15,14 @@ from workers.relay import Relay
 
 log = logging.getLogger(__name__)
 
-Reason: TypeAlias = Literal["lost", "cancelling", "draining"]
+Reason: TypeAlias = Literal["lost", "cancelling", "pausing", "draining"]
+
+_REASONS: dict[str | None, Reason | None] = {"running": None, "pausing": "pausing", "cancelling": "cancelling"}
+"""What a job's status means to the worker that has it."""
 
 
 class Halt(Exception):
-    """The job must not go on here: it belongs to another worker, is being cancelled, or this worker is leaving."""
+    """The job must not go on here: it belongs to another worker, is cancelled or paused, or this worker is leaving."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -72,6 +75,11 @@ class Lease:
         self._stop.set()
         self._thread.join()
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nothing of the attempt is wanted any more: the job is cancelled, or another worker's."""
+        return self._reason in ("lost", "cancelling")
+
     def check(self) -> None:
         """Raises `Halt` when the work must stop, `JobFailed` when the job's time is over."""
         if self._reason is not None:
@@ -99,4 +107,4 @@ class Lease:
         except Exception:
             log.exception("A beat of job %s failed; what it carried is dropped", self.held.job_id)
         else:
-            self._reason = "lost" if status is None else "cancelling" if status == "cancelling" else None
+            self._reason = _REASONS.get(status, "lost")

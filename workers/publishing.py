@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.downloads import NETWORK_DIRECTORIES, job_archive
+from service.downloads import ARCHIVED_MANIFEST, MANIFEST, NETWORK_DIRECTORIES, job_archive
 from service.ids import new_id
 from service.intake import strict_json
 from service.jobs import Claim
@@ -19,11 +20,13 @@ from service.storage import Storage
 from service.storage.tar import TarLayout
 from service.tables import Artifact, Model
 from workers.lease import JobFailed
+from workers.provenance import manifest_of
 from workers.staging import Order
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".json": "application/json",
+    ".md": "text/markdown; charset=utf-8",
     ".py": "text/x-python; charset=utf-8",
     ".txt": "text/plain; charset=utf-8",
 }
@@ -115,6 +118,8 @@ def publish(storage: Storage, folder: Path, held: Claim, order: Order, check: Ca
     result = read_result(folder, Result)
     artifacts = _store(storage, folder / "out", held, check)
     model = _model(storage, held, order, result, artifacts)
+    manifest = manifest_of(order.origin, held, result.engine, model, artifacts)
+    artifacts.append(_store_manifest(storage, folder, held, manifest))
     stored = result.model_dump() | {"model_id": model.id, "archive": _archive(storage, job_archive(artifacts))}
     return Publication("succeeded" if result.passed else "rejected", stored, model, artifacts)
 
@@ -124,11 +129,21 @@ def _store(storage: Storage, out: Path, held: Claim, check: Callable[[], None]) 
     artifacts = []
     for path in sorted(_regular_files(out)):
         name = path.relative_to(out).as_posix()
-        size, digest = path.stat().st_size, _sha256(path, check)
+        size, digest = path.stat().st_size, sha256_of(path, check)
         storage.put(f"{prefix}/{name}", path)
         artifacts.append(_artifact(held, name, size, digest, f"{prefix}/{name}"))
         check()
     return artifacts
+
+
+def _store_manifest(storage: Storage, folder: Path, held: Claim, manifest: bytes) -> Artifact:
+    key = f"{artifact_prefix(held.job_id, held.token)}/{MANIFEST}"
+    # A name that is made up: what the engine left in its folder is not to be written through.
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(manifest)
+    Path(file.name).chmod(0o644)
+    storage.put(key, Path(file.name))
+    return _artifact(held, MANIFEST, len(manifest), hashlib.sha256(manifest).hexdigest(), key)
 
 
 def artifact_prefix(job_id: str, token: int) -> str:
@@ -145,13 +160,20 @@ def _regular_files(folder: Path) -> Iterator[Path]:
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or found > MAX_FILES:
                 raise JobFailed("ENGINE_ERROR", "The engine's output holds something that is not a plain file.")
             name = path.relative_to(folder).as_posix()
-            if len(name) > _LONGEST_PATH or not name.isprintable():
+            if len(name) > _LONGEST_PATH or not name.isprintable() or _is_ours(name):
                 raise JobFailed("ENGINE_ERROR", "The engine's output holds a file whose name cannot be kept.")
             if stat.S_ISREG(mode):
                 yield path
 
 
-def _sha256(path: Path, check: Callable[[], None]) -> str:
+def _is_ours(name: str) -> bool:
+    """Whether a file would stand where the manifest goes, in the job's folder or in its archive."""
+    folder, _, rest = name.partition("/")
+    return name == MANIFEST or (folder in NETWORK_DIRECTORIES and rest == ARCHIVED_MANIFEST)
+
+
+def sha256_of(path: Path, check: Callable[[], None]) -> str:
+    """SHA-256 of a file, in hexadecimal; `check` is called between pieces and raises to stop."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
@@ -161,7 +183,7 @@ def _sha256(path: Path, check: Callable[[], None]) -> str:
 
 
 def _artifact(held: Claim, name: str, size: int, digest: str, key: str) -> Artifact:
-    folder, _, _ = name.partition("/")
+    folder = "manifest" if name == MANIFEST else name.partition("/")[0]
     return Artifact(
         id=new_id("art"),
         job_id=held.job_id,

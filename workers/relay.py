@@ -85,6 +85,14 @@ class WarningLine(_Line):
     message: Message
 
 
+class CheckpointLine(_Line):
+    """What has been saved: a folder below `checkpoints/` that is complete."""
+
+    type: Literal["checkpoint"]
+    name: str = Field(pattern=r"^[0-9]{1,12}$")
+    step: Count
+
+
 class ErrorLine(_Line):
     """Why the engine gives up."""
 
@@ -95,7 +103,7 @@ class ErrorLine(_Line):
     retryable: bool
 
 
-Line: TypeAlias = PhaseLine | ProgressLine | MetricLine | EventLine | WarningLine | ErrorLine
+Line: TypeAlias = PhaseLine | ProgressLine | MetricLine | EventLine | WarningLine | CheckpointLine | ErrorLine
 _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="type")])
 
 
@@ -169,6 +177,7 @@ class Relay:
         self._warnings: list[dict[str, str]] = []
         self._events = self._points = 0
         self.malformed = 0
+        self.checkpoint: CheckpointLine | None = None
         self.error: ErrorLine | None = None
 
     def feed(self, raw: bytes) -> None:
@@ -195,6 +204,8 @@ class Relay:
             case MetricLine() if self._points < MAX_POINTS:
                 self._points += 1
                 self._pending.points[line.name, line.step] = line.value
+            case CheckpointLine():
+                self.checkpoint = line
             case ErrorLine():
                 self.error = self.error or line
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ from service.jobs import Claim
 from service.storage import Storage, StorageMissing
 from service.tables import Dataset, Job, Model
 from workers.lease import JobFailed
+from workers.provenance import origin_of
 
 KNOWN = ("family", "architecture", "task", "parameters", "dtype", "structure", "facts")
+CARD = "README.md"
+"""What an earlier job told of its model: another one writes its own."""
+
 _FOLDER = "jobs"
 _PIECE = 1 << 20
 
@@ -36,27 +40,46 @@ class Order:
     """What a worker needs of a claimed job."""
 
     name: str
-    priority: int
     model_id: str
     configuration: dict[str, Any]
     model: dict[str, Any]
     """What the service knows of the model."""
     inputs: tuple[Input, ...]
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What the manifest will tell of the job; see `workers.provenance`."""
+    batch_divisor: int = 1
+    """How many parts a batch is worked through in, so that it fits into memory."""
+    checkpoint: dict[str, Any] | None = None
+    """From where the attempt goes on: `Job.checkpoint`."""
+    request_id: str | None = None
+    """Of the request that made the job."""
 
 
 def read_order(session: Session, held: Claim) -> Order:
     """The order of a job just claimed."""
     job = session.get_one(Job, held.job_id)
     model = session.get_one(Model, job.model_id)
-    inputs = [Input(f"in/model/{f['path']}", f"{model.prefix}/{f['path']}", f["sha256"]) for f in model.files]
-    if job.dataset_id is not None:
-        dataset = session.get_one(Dataset, job.dataset_id)
+    files = [file for file in model.files if file["path"] != CARD]
+    inputs = [Input(f"in/model/{f['path']}", f"{model.prefix}/{f['path']}", f["sha256"]) for f in files]
+    dataset = None if job.dataset_id is None else session.get_one(Dataset, job.dataset_id)
+    if dataset is not None:
         inputs += [
             Input(f"in/dataset/{split}.jsonl", f"{dataset.prefix}/{split}.jsonl", facts["sha256"])
             for split, facts in dataset.splits.items()
         ]
     known = {name: getattr(model, name) for name in KNOWN}
-    return Order(job.name, job.priority, job.model_id, job.configuration, known, tuple(inputs))
+    origin = origin_of(session, job, model, dataset)
+    return Order(
+        job.name,
+        job.model_id,
+        job.configuration,
+        known,
+        tuple(inputs),
+        origin,
+        job.batch_divisor,
+        job.checkpoint,
+        request_id=job.request_id,
+    )
 
 
 @contextmanager
@@ -75,25 +98,35 @@ def sweep(scratch: Path) -> None:
     folders.sweep(scratch / _FOLDER)
 
 
-def stage(storage: Storage, folder: Path, order: Order, check: Callable[[], None]) -> None:
+def stage(
+    storage: Storage, folder: Path, order: Order, check: Callable[[], None], *, checkpoint_seconds: float
+) -> None:
     """Copy the inputs into `folder`, verifying each digest, and write `order.json`. `check` is called between pieces.
 
+    The engine is to save what it has every `checkpoint_seconds`.
     They are copies, not links, because the engine parses what strangers made: a stored file must stay out of its reach.
     """
     for wanted in order.inputs:
         target = folder / wanted.path
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            digest = _copy(storage, wanted.key, target, check)
+            digest = copy(storage, wanted.key, target, check)
         except StorageMissing:
             raise JobFailed("INPUT_MISSING", f"The storage has lost {wanted.path}; upload it again.") from None
         if digest != wanted.sha256:
             raise JobFailed("INPUT_CORRUPT", f"The stored {wanted.path} has changed since its upload; upload it again.")
-    told = {"configuration": order.configuration, "model": order.model, "max_threads": len(os.sched_getaffinity(0))}
+    told = {
+        "configuration": order.configuration,
+        "model": order.model,
+        "max_threads": len(os.sched_getaffinity(0)),
+        "checkpoint_seconds": checkpoint_seconds,
+        "batch_divisor": order.batch_divisor,
+    }
     (folder / "order.json").write_text(json.dumps(told))
 
 
-def _copy(storage: Storage, key: str, target: Path, check: Callable[[], None]) -> str:
+def copy(storage: Storage, key: str, target: Path, check: Callable[[], None]) -> str:
+    """Copy a stored file to `target`; returns its SHA-256. Raises `StorageMissing`."""
     digest = hashlib.sha256()
     with storage.open(key) as source, target.open("xb") as sink:
         while piece := source.read(_PIECE):

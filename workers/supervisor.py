@@ -1,4 +1,4 @@
-"""One attempt at one job: claim, stage inputs, run the engine, publish, finish."""
+"""Attempts at jobs, one after the other: claim, stage inputs, run the engine, publish, finish."""
 
 import errno
 import logging
@@ -8,19 +8,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import jobs
+from service import jobs, logs
 from service.broker import Broker
+from service.checkpoints import prefix_of as checkpoints_of
 from service.config import Settings
 from service.db import DATABASE_AWAY, Database
-from service.errors import InsufficientStorage
+from service.errors import InsufficientStorage, Unavailable
 from service.jobs import Claim
 from service.storage import Storage, open_storage
 from service.tables import Job
+from workers.checkpoints import Keeper, bring_back
 from workers.lease import Halt, JobFailed, Lease, Reason
 from workers.publishing import Publication, artifact_prefix, publish
 from workers.relay import Lines, Relay
@@ -49,12 +51,13 @@ def drain_file(scratch: Path, pid: int) -> Path:
     return scratch / f"drain-{pid}"
 
 
-def run(job_id: str, settings: Settings, *, engine_command: Sequence[str] = ENGINE, worker_pid: int) -> None:
-    """Do everything that a ring for `job_id` asks for; nothing when the job is not to be had."""
+def run(settings: Settings, *, engine_command: Sequence[str] = ENGINE, worker_pid: int) -> None:
+    """Make attempts at the jobs whose turn it is until there is nothing to be had."""
     database = Database(settings.database)
     try:
         supervisor = Supervisor(database, open_storage(settings.storage), settings, engine_command, worker_pid)
-        supervisor.run(job_id)
+        while supervisor.run():
+            pass
     finally:
         database.dispose()
 
@@ -70,63 +73,99 @@ class Supervisor:
         self._worker = worker_name(worker_pid)
         self._drain = drain_file(settings.scratch, worker_pid)
 
-    def run(self, job_id: str) -> None:
-        """Claim the job and make one attempt at it."""
-        claimed = self._claim(job_id)
-        if claimed is None:
-            log.info("Job %s is not to be had; another worker was first, or it has ended", job_id)
-            return
-        held, order = claimed
+    def run(self) -> bool:
+        """Claim a job and make one attempt at it; False when there is none, or this worker has to leave."""
+        held = None if self._drain.exists() else self._claim()
+        if held is None:
+            return False
         relay = Relay()
+        order = self._order_of(held, relay)
+        if order is None:
+            return True
         timeout = float(order.configuration["timeout"])
-        with Lease(self._database, held, relay, self._settings, timeout=timeout, drain=self._drain) as lease:
+        about = logs.about(job_id=held.job_id, attempt=held.attempt, tenant=held.tenant, request_id=order.request_id)
+        holding = Lease(self._database, held, relay, self._settings, timeout=timeout, drain=self._drain)
+        with about, holding as lease:
+            log.info("Attempt %d at job %s begins", held.attempt, held.job_id)
             try:
                 self._attempt(held, order, relay, lease)
             except Halt as halt:
                 lease.stop()
-                self._halted(held, order, halt.reason)
+                self._halted(held, halt.reason)
             except JobFailed as failure:
                 lease.stop()
                 self._failed(held, relay, failure)
             except Exception:
-                log.exception("The attempt at job %s met an error that it does not know", job_id)
+                log.exception("The attempt at job %s met an error that it does not know", held.job_id)
                 lease.stop()
                 self._failed(held, relay, JobFailed("WORKER_ERROR", "The worker met an unknown error.", retryable=True))
+        return True
 
-    def _claim(self, job_id: str) -> tuple[Claim, Order] | None:
+    def _claim(self) -> Claim | None:
+        lease, limit = self._settings.lease_seconds, self._settings.quota_running_jobs
         with self._database.session_scope() as session:
-            held = jobs.claim(session, job_id, self._worker, self._settings.lease_seconds)
-            return None if held is None else (held, read_order(session, held))
+            return jobs.claim_next(session, self._worker, lease, limit)
+
+    def _order_of(self, held: Claim, relay: Relay) -> Order | None:
+        """The claimed job's order; None when it cannot be read, which fails the attempt and holds up no other job."""
+        try:
+            with self._database.session_scope(read_only=True) as session:
+                return read_order(session, held)
+        except Exception:
+            log.exception("The order of job %s cannot be read", held.job_id)
+            self._failed(held, relay, JobFailed("WORKER_ERROR", "The job's order cannot be read.", retryable=True))
+            return None
 
     def _attempt(self, held: Claim, order: Order, relay: Relay, lease: Lease) -> None:
         try:
             with work_folder(self._settings.scratch, held) as folder:
-                stage(self._storage, folder, order, lease.check)
-                self._run_engine(folder, relay, lease)
+                stage(self._storage, folder, order, lease.check, checkpoint_seconds=self._settings.checkpoint_seconds)
+                self._bring_back(folder, held, order, lease)
+                with Keeper(self._storage, folder, held, order, self._note_of(held)) as keeper:
+                    self._run_engine(folder, relay, lease, keeper)
                 publication = publish(self._storage, folder, held, order, lease.check)
-        except (InsufficientStorage, OSError) as error:
+        except (InsufficientStorage, Unavailable, OSError) as error:
             log.exception("Job %s could not be staged or published", held.job_id)
             raise _storage_failure(error) from error
         lease.stop()
         self._finish(held, relay, publication)
 
-    def _run_engine(self, folder: Path, relay: Relay, lease: Lease) -> None:
+    def _bring_back(self, folder: Path, held: Claim, order: Order, lease: Lease) -> None:
+        saved = order.checkpoint
+        if saved is not None and not bring_back(self._storage, folder, saved, lease.check):
+            self._persist(lambda session: jobs.keep_checkpoint(session, held, None))
+
+    def _note_of(self, held: Claim) -> Callable[[dict[str, Any]], bool]:
+        return lambda checkpoint: self._persist(lambda session: jobs.keep_checkpoint(session, held, checkpoint))
+
+    def _run_engine(self, folder: Path, relay: Relay, lease: Lease, keeper: Keeper) -> None:
         lines = Lines(relay.feed)
         engine = Engine(self._engine_command, folder, self._settings, lines.feed)
-        grace = self._settings.kill_grace_seconds
         try:
             while engine.pump(_PUMP_SECONDS):
+                keeper.offer(relay.checkpoint)
                 lease.check()
-        except Halt as halt:
-            grace = 0 if halt.reason == "lost" else grace
+        except (Halt, JobFailed) as reason:
+            self._let_save(engine, lease, reason)
             raise
         finally:
-            code = engine.end(grace)
+            code = engine.end(0)
+            keeper.offer(relay.checkpoint)
         if bad := relay.malformed + lines.too_long:
             log.warning("Job %s reported %d malformed lines", lease.held.job_id, bad)
         if code != 0:
             log.warning("The engine of job %s ended with %d:\n%s", lease.held.job_id, code, engine.log())
             raise _death(code, relay)
+
+    def _let_save(self, engine: Engine, lease: Lease, reason: Halt | JobFailed) -> None:
+        """Let the engine save what it has, unless nobody wants it; the lease is kept meanwhile."""
+        halted = isinstance(reason, Halt)
+        grace = self._settings.checkpoint_grace_seconds if halted else self._settings.kill_grace_seconds
+        until = time.monotonic() + grace
+        if not lease.is_given_up:
+            engine.ask_to_leave()
+            while engine.pump(_PUMP_SECONDS) and not lease.is_given_up and time.monotonic() < until:
+                pass
 
     def _finish(self, held: Claim, relay: Relay, publication: Publication) -> None:
         def finish(session: Session) -> bool:
@@ -143,12 +182,13 @@ class Supervisor:
         self._persist(self._with_reports(held, relay, lambda session: jobs.fail(session, held, error, most)))
         self._clear_storage(held)
 
-    def _halted(self, held: Claim, order: Order, reason: Reason) -> None:
+    def _halted(self, held: Claim, reason: Reason) -> None:
         log.info("Job %s stops here: %s", held.job_id, reason)
-        if reason == "draining" and self._persist(lambda session: jobs.give_back(session, held)):
-            Broker(self._settings.broker).ring(held.job_id, order.priority)
+        if reason == "draining":
+            if self._persist(lambda session: jobs.give_back(session, held)):
+                Broker(self._settings.broker).ring(held.job_id)
         elif reason != "lost":
-            self._persist(lambda session: jobs.confirm_cancelled(session, held))
+            self._persist(lambda session: jobs.confirm_paused(session, held) or jobs.confirm_cancelled(session, held))
         self._clear_storage(held)
 
     def _with_reports(self, held: Claim, relay: Relay, step: Step) -> Step:
@@ -163,11 +203,18 @@ class Supervisor:
         return both
 
     def _clear_storage(self, held: Claim) -> None:
-        """Remove what was published: by earlier attempts, which may have been killed, and by this one unless it won."""
+        """Remove what was published: by earlier attempts, which may have been killed, and by this one unless it won.
+
+        Checkpoints go when nothing will go on from them.
+        """
         try:
             finished = self._persist(lambda session: _has_finished(session, held))
-            for token in range(1, held.token if finished else held.token + 1):
-                self._storage.delete_prefix(artifact_prefix(held.job_id, token))
+            through = finished or self._persist(lambda session: _has_ended(session, held, "cancelled"))
+            for token in range(1, held.token + 1):
+                if token < held.token or not finished:
+                    self._storage.delete_prefix(artifact_prefix(held.job_id, token))
+                if through:
+                    self._storage.delete_prefix(f"{checkpoints_of(held.job_id)}/{token}")
         except Exception:
             log.exception("Files of earlier attempts at job %s were left in storage", held.job_id)
 
@@ -186,9 +233,11 @@ class Supervisor:
 
 def _has_finished(session: Session, held: Claim) -> bool:
     """Whether this attempt has finished the job: a commit can succeed though its answer was lost."""
-    ended = select(Job.id).where(
-        Job.id == held.job_id, Job.token == held.token, Job.status.in_(("succeeded", "rejected"))
-    )
+    return _has_ended(session, held, "succeeded", "rejected")
+
+
+def _has_ended(session: Session, held: Claim, *statuses: str) -> bool:
+    ended = select(Job.id).where(Job.id == held.job_id, Job.token == held.token, Job.status.in_(statuses))
     return session.scalar(ended) is not None
 
 

@@ -34,6 +34,7 @@ def upgrade() -> None:
         op.add_column("jobs", column)
     for name, columns in _INDEXES.items():
         op.create_index(name, "jobs", columns)
+    op.create_index("ix_models_parent_model_id", "models", ["parent_model_id"])
     op.create_table(
         "tenants",
         sa.Column("name", sa.String(length=100), nullable=False),
@@ -60,6 +61,7 @@ def downgrade() -> None:
     """Back."""
     op.drop_table("audit_entries")
     op.drop_table("tenants")
+    op.drop_index("ix_models_parent_model_id", "models")
     for name in _INDEXES:
         op.drop_index(name, "jobs")
     for column in reversed(_columns()):

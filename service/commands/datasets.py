@@ -5,12 +5,11 @@ from typing import Annotated
 
 import typer
 
+from service.commands.completion import DatasetId
 from service.commands.connect import connect
-from service.commands.show import AsJson, emit, facts, say, table, transfer
+from service.commands.show import AsJson, deleted, emit, facts, table, transfer
 
 app = typer.Typer(no_args_is_help=True, help="Upload and list data sets.")
-
-DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of the data set, ds_…")]
 
 
 @app.command()
@@ -49,11 +48,11 @@ def show(dataset_id: DatasetId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def delete(dataset_id: DatasetId) -> None:
+def delete(dataset_id: DatasetId, as_json: AsJson = False) -> None:
     """Delete a data set that no job needs."""
     with connect() as client:
         client.delete_dataset(dataset_id)
-    say(f"{dataset_id} deleted")
+    deleted(dataset_id, as_json=as_json)
 
 
 def _rows(dataset: dict[str, dict[str, dict[str, int]]]) -> str:

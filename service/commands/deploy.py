@@ -1,39 +1,26 @@
-"""The parts of a deployment: `up`, `api`, `worker`, `migrate` and `keys`."""
+"""The parts of a deployment: `up`, `api`, `worker` and `migrate`."""
 
 import importlib.util
 import os
 import sys
-from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvicorn
-from sqlalchemy.exc import SQLAlchemyError
 
 from service import logs
-from service.auth import DEFAULT_TENANT, issue_key, refuse_keyless
-from service.commands.exits import FAILED, USAGE
-from service.commands.show import AsJson, emit, say
-from service.config import Settings, get_settings
-from service.db import Database
+from service.auth import refuse_keyless
+from service.commands.database import opened
+from service.commands.exits import USAGE
+from service.commands.show import say
+from service.config import get_settings
 from service.migrate import upgrade
-from service.tables import utc_now
+from service.storage import UnusableStorage, open_storage
 from service.up import run_up
 
 GRACE_SECONDS = 8
 """For requests under way when the API is told to stop; whoever started it may kill it after 10."""
-
-keys = typer.Typer(no_args_is_help=True, help="Make API keys, directly in the database.")
-
-
-class ScopeName(StrEnum):
-    """What a key may do; each includes the ones before it."""
-
-    READ = "read"
-    WRITE = "write"
-    ADMIN = "admin"
 
 
 def up(
@@ -53,13 +40,14 @@ def api(
     settings = get_settings()
     host = host or settings.host
     if settings.admin_key is None:
-        _refuse_keyless(settings, host)
+        _refuse_keyless(host)
+    _refuse_unusable_storage(settings.storage)
     uvicorn.run(
         "service.app:create_app",
         factory=True,
         host=host,
         port=settings.port if port is None else port,
-        log_config=logs.configuration(settings.log_level),
+        log_config=logs.configuration(settings.log_level, settings.log_format),
         server_header=False,
         # Followers of events would otherwise hold the process for ever; they, and uploads, go on at the next one.
         timeout_graceful_shutdown=GRACE_SECONDS,
@@ -71,11 +59,15 @@ def worker() -> None:
     if importlib.util.find_spec("torch") is None:
         say("The worker needs torch: pip install 'secateur[worker]'.")
         raise typer.Exit(USAGE)
+    _refuse_unusable_storage(get_settings().storage)
     options = ["--concurrency=1", "-O", "fair", "--without-mingle", "--without-gossip"]
     name = f"--hostname=secateur-{os.getpid()}@%h"
-    level = f"--loglevel={get_settings().log_level}"
+    settings = get_settings()
+    level = f"--loglevel={settings.log_level}"
+    banner = [] if settings.log_format == "text" else ["--quiet"]
     # Replaces this process, so that signals reach Celery itself; the words are ours, so no shell is missed.
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", "workers.app", "worker", *options, name, level])  # noqa: S606
+    command = [sys.executable, "-m", "celery", *banner, "-A", "workers.app", "worker", *options, name, level]
+    os.execv(sys.executable, command)  # noqa: S606
 
 
 def migrate() -> None:
@@ -84,42 +76,18 @@ def migrate() -> None:
     say("The database is up to date.")
 
 
-@keys.command()
-def create(
-    scope: Annotated[list[ScopeName], typer.Option(help="May be repeated.")],
-    tenant: Annotated[str, typer.Option(help="Whose data the key opens.")] = DEFAULT_TENANT,
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "command line",
-    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; default: never.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a key and print it, this once. Needs access to the database, no other key."""
-    expires_at = None if days is None else utc_now() + timedelta(days=days)
-    database = Database(get_settings().database)
-    try:
-        with database.session_scope() as session:
-            row, plaintext = issue_key(session, tenant=tenant, name=name, scopes=scope, expires_at=expires_at)
-            key_id = row.id
-    except SQLAlchemyError as error:
-        raise _unprepared() from error
-    finally:
-        database.dispose()
-    emit({"id": key_id, "tenant": tenant, "key": plaintext}) if as_json else typer.echo(plaintext)
-
-
-def _refuse_keyless(settings: Settings, host: str) -> None:
-    database = Database(settings.database)
-    try:
-        with database.session_scope(read_only=True) as session:
+def _refuse_keyless(host: str) -> None:
+    with opened(read_only=True) as session:
+        try:
             refuse_keyless(session, host)
-    except ValueError as error:
-        say(str(error))
+        except ValueError as error:
+            say(str(error))
+            raise typer.Exit(USAGE) from error
+
+
+def _refuse_unusable_storage(url: str) -> None:
+    try:
+        open_storage(url)
+    except UnusableStorage as error:
+        say(f"SECATEUR_STORAGE_URL: {error}")
         raise typer.Exit(USAGE) from error
-    except SQLAlchemyError as error:
-        raise _unprepared() from error
-    finally:
-        database.dispose()
-
-
-def _unprepared() -> typer.Exit:
-    say("The database cannot be used: check SECATEUR_DATABASE_URL, and run `secateur migrate` first.")
-    return typer.Exit(FAILED)

@@ -1,21 +1,22 @@
 """`secateur models`: upload, download, list and inspect models."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from service.client_files import read_spec
+from service.commands.completion import ModelId
 from service.commands.connect import connect
 from service.commands.exits import of_job
-from service.commands.show import AsJson, JobDisplay, emit, facts, say, show_result, table, transfer
+from service.commands.lineage import draw_lineage
+from service.commands.show import AsJson, JobDisplay, Verify, deleted, emit, facts, say, show_result, table, transfer
 
 app = typer.Typer(no_args_is_help=True, help="Upload, download, list and inspect models.")
 
 FACTS = ("id", "name", "state", "family", "architecture", "task", "parameters", "size", "dtype", "structure",
          "supported", "parent_model_id", "job_id", "created_at")  # fmt: skip
-
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model, mdl_…")]
 
 
 @app.command()
@@ -43,16 +44,30 @@ def push(
 def pull(
     model_id: ModelId,
     out: Annotated[Path, typer.Argument(help="Folder for the files; made when missing.")],
+    verify: Verify = True,
     as_json: AsJson = False,
 ) -> None:
-    """Download a model, verify its digest and unpack it."""
+    """Download a model, going on where an earlier try stopped, verify it and unpack it."""
     with connect() as client, transfer(f"fetching {model_id}") as progress:
-        files = client.pull_model(model_id, out, progress=progress)
+        files = client.pull_model(model_id, out, verify=verify, progress=progress)
     if as_json:
         emit({"model_id": model_id, "files": [str(file) for file in files]})
     else:
-        say(f"{len(files)} files, verified")
+        say(f"{len(files)} files{', verified' if verify else ''}")
         typer.echo(str(out))
+
+
+@app.command()
+def download(
+    model_id: ModelId,
+    path: Annotated[str, typer.Argument(help="Name of the file in the model, as `models show --json` lists it.")],
+    out: Annotated[Path, typer.Argument(help="Where to put it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Download one file of a model, and verify its digest."""
+    with connect() as client, transfer(f"fetching {path}") as progress:
+        file = client.download_model_file(model_id, path, out, progress=progress)
+    emit({"model_id": model_id, "path": path, "file": str(file)}) if as_json else typer.echo(str(file))
 
 
 @app.command("list")
@@ -73,6 +88,14 @@ def show(model_id: ModelId, as_json: AsJson = False) -> None:
     with connect() as client:
         model = client.show_model(model_id)
     emit(model) if as_json else facts(model, FACTS)
+
+
+@app.command()
+def lineage(model_id: ModelId, as_json: AsJson = False) -> None:
+    """Draw what a model was made from, and what was made of it."""
+    with connect() as client:
+        found = client.model_lineage(model_id)
+    emit(found) if as_json else draw_lineage(found, width=None if sys.stdout.isatty() else 400)
 
 
 @app.command()
@@ -102,8 +125,8 @@ def inspect(
 
 
 @app.command()
-def delete(model_id: ModelId) -> None:
+def delete(model_id: ModelId, as_json: AsJson = False) -> None:
     """Delete a model that no job needs."""
     with connect() as client:
         client.delete_model(model_id)
-    say(f"{model_id} deleted")
+    deleted(model_id, as_json=as_json)

@@ -8,8 +8,9 @@ import typer
 from service.client import Client, UnusableFolder
 from service.client_files import read_spec
 from service.commands.connect import connect
-from service.commands.exits import INTERRUPTED, of_job
-from service.commands.show import AsJson, JobDisplay, emit, say, show_result, transfer
+from service.commands.exits import of_job
+from service.commands.follow import STANDARD_OUTPUT, Junit, Markdown, check_files, follow, write_files
+from service.commands.show import AsJson, Verify, emit, say, show_result, transfer
 
 
 def run(
@@ -17,21 +18,31 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the pruned model and the report; new or empty.")],
     model: Annotated[Path | None, typer.Option(help="Hugging Face directory to prune.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="Folder with train.jsonl, validation.jsonl, test.jsonl.")] = None,
+    verify: Verify = True,
+    junit: Junit = None,
+    markdown: Markdown = None,
     as_json: AsJson = False,
 ) -> None:
-    """Push a model and a data set, run a job, fetch and verify what it made. Also fetched when goals are missed."""
+    """Push a model and a data set, run a job, fetch and verify what it made. Also fetched when goals are missed.
+
+    The exit code is a gate: 0 all goals met, 3 failed, 4 a goal missed, 5 cancelled, 6 the service cannot be reached.
+    """
     order = read_spec(spec)
+    check_files(junit, markdown, as_json=as_json)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UnusableFolder(f"{out} is not empty; name a new folder with --out.")
     if model is None and "model_id" not in order:
         raise UnusableFolder(f"{spec} names no model_id; give a folder with --model.")
     with connect() as client:
-        job = _to_the_end(client, _complete(client, order, model, dataset))
+        job = client.submit_job(_complete(client, order, model, dataset))
+        say(f"{job['id']} queued")
+        job = follow(client, job["id"])
+        write_files(job, junit, markdown)
         if job["result"] is not None:
-            _fetch(client, job["id"], out)
+            _fetch(client, job["id"], out, verify)
     if as_json:
         emit({"job": job, "out": str(out) if job["result"] is not None else None})
-    else:
+    elif markdown != STANDARD_OUTPUT:
         show_result(job)
         if job["result"] is not None:
             typer.echo(str(out))
@@ -50,18 +61,7 @@ def _complete(client: Client, order: dict[str, Any], model: Path | None, dataset
     return order
 
 
-def _to_the_end(client: Client, order: dict[str, Any]) -> dict[str, Any]:
-    job = client.submit_job(order)
-    say(f"{job['id']} queued")
-    try:
-        with JobDisplay() as display:
-            return client.watch_job(job["id"], display.update)
-    except KeyboardInterrupt:
-        say(f"The job goes on: follow it with `secateur jobs watch {job['id']}`, or end it with `jobs cancel`.")
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _fetch(client: Client, job_id: str, out: Path) -> None:
+def _fetch(client: Client, job_id: str, out: Path, verify: bool) -> None:
     with transfer(f"fetching {job_id}") as progress:
-        client.pull_job(job_id, out, progress=progress)
+        client.pull_job(job_id, out, verify=verify, progress=progress)
     (out / "report.html").write_bytes(client.job_report(job_id))

@@ -14,6 +14,8 @@ from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
+Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Compare every file with the manifest.")]
+
 Json = dict[str, Any]
 
 
@@ -25,6 +27,11 @@ def say(text: str) -> None:
 def emit(value: Any) -> None:
     """A value as JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def deleted(id_: str, *, as_json: bool, word: str = "deleted") -> None:
+    """That something is gone."""
+    emit({"id": id_, "deleted": True}) if as_json else say(f"{id_} {word}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
@@ -156,6 +163,16 @@ def _times(before: float, after: float, better: str) -> str:
     return f"{before / after:.2f} x {better}" if after else ""
 
 
+def goal_of(goal: Json) -> str:
+    """What an acceptance goal asks for."""
+    return ", ".join(f"{name} {value}" for name, value in goal.items() if name != "metric" and value is not None)
+
+
+def measured_of(line: Json) -> str:
+    """What was measured for one line of a verdict."""
+    return "not measured" if line["measured"] is None else f"{line['measured']:.4g}"
+
+
 def trials(inspection: Json) -> list[tuple[str, ...]]:
     """Rows `(structure, criterion, cut, units, score, loss, same)` of what an inspection found."""
     rows: list[tuple[str, ...]] = []
@@ -186,9 +203,8 @@ def show_result(job: Json) -> None:
     if job["result"] is not None:
         table(("", "before", "after", "change"), comparison(job["result"]))
         for line in job["result"]["verdict"]:
-            goal = ", ".join(f"{name} {value}" for name, value in line["goal"].items() if name != "metric" and value)
-            measured = "not measured" if line["measured"] is None else f"{line['measured']:.4g}"
-            typer.echo(f"{'passed' if line['passed'] else 'MISSED'}  {line['metric']}: {measured} ({goal})")
+            shown = f"{line['metric']}: {measured_of(line)} ({goal_of(line['goal'])})"
+            typer.echo(f"{'passed' if line['passed'] else 'MISSED'}  {shown}")
     for warning in job["warnings"]:
         say(f"warning: {warning['message']} ({warning['code']})")
     if job["error"] is not None:

@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
+from service.commands.completion import EndpointId
 from service.commands.connect import connect
-from service.commands.show import AsJson, Json, emit, facts, say, table
+from service.commands.show import AsJson, Json, deleted, emit, facts, say, table
 
 app = typer.Typer(no_args_is_help=True, help="Be told when jobs start and end.")
 
-EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Id of the webhook endpoint, whe_…")]
 EventNames = Annotated[list[str] | None, typer.Option("--event", help="May be repeated; default: all of a job's.")]
 _FACTS = ("id", "url", "events", "description", "enabled", "disabled_reason", "failing_since", "created_at")
 
@@ -65,11 +65,11 @@ def update(
 
 
 @app.command()
-def delete(endpoint_id: EndpointId) -> None:
+def delete(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
     """Delete an endpoint with its deliveries."""
     with connect() as client:
         client.delete_webhook(endpoint_id)
-    say(f"{endpoint_id} deleted")
+    deleted(endpoint_id, as_json=as_json)
 
 
 @app.command()

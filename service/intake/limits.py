@@ -1,7 +1,7 @@
 """How much one upload may hold: a setting, or the room on the disk less a reserve."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.config import Settings
@@ -23,9 +23,16 @@ class Limits:
     disk: Path
     reserve: int
     by_disk: bool = False
+    refused_with: SecateurError | None = None
+
+    def narrowed(self, total: int, error: SecateurError) -> "Limits":
+        """The same with a lower total; one byte more is refused with `error`."""
+        return replace(self, total=total, by_disk=False, refused_with=error)
 
     def refusal(self) -> SecateurError:
         """The error for one byte too many."""
+        if self.refused_with is not None:
+            return self.refused_with
         if self.by_disk:
             return no_space()
         code = f"{self.what.upper()}_TOO_LARGE"

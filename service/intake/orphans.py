@@ -1,25 +1,33 @@
-"""Bytes whose row was never committed, or went while they could not be deleted: removed at the next start."""
+"""Bytes whose row was never committed, or went while they could not be deleted: removed by the reconciler."""
 
 import logging
 import time
+from datetime import timedelta
 from itertools import groupby
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.db import Database
+from service.errors import Unavailable
 from service.ids import made_at
+from service.states import FINAL
 from service.storage import Storage
-from service.tables import Dataset, Model
+from service.tables import Artifact, Dataset, Job, Model, utc_now
 
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 24 * 3600.0
 """Younger bytes may belong to an upload that is about to commit."""
 
+_DELAYED = "The database or the storage is away; orphaned bytes are looked for later"
+
 
 def sweep(database: Database, storage: Storage, grace_seconds: float = GRACE_SECONDS) -> list[str]:
-    """Delete the orphans that are old enough; returns their prefixes. A database that is away only delays it."""
+    """Delete models and data sets without a row that are old enough; returns their prefixes.
+
+    A database or a storage that is away only delays it.
+    """
     removed = []
     try:
         for kind, table in (("models", Model), ("datasets", Dataset)):
@@ -27,9 +35,40 @@ def sweep(database: Database, storage: Storage, grace_seconds: float = GRACE_SEC
                 if is_old(id_, grace_seconds) and not _is_known(database, table, id_):
                     storage.delete_prefix(f"{kind}/{id_}")
                     removed.append(f"{kind}/{id_}")
-    except SQLAlchemyError:
-        log.warning("The database is away; orphaned bytes are looked for at the next start")
+    except (SQLAlchemyError, Unavailable):
+        log.warning(_DELAYED)
     return removed
+
+
+def sweep_artifacts(database: Database, storage: Storage, grace_seconds: float = GRACE_SECONDS) -> list[str]:
+    """Delete what attempts left that no row owns: of jobs that are gone, have expired, or ended a while ago.
+
+    Returns the prefixes. A database or a storage that is away only delays it.
+    """
+    removed = []
+    try:
+        for prefix, _ in groupby(storage.list("artifacts"), key=lambda key: "/".join(key.split("/")[:3])):
+            if _is_left(database, prefix, grace_seconds):
+                storage.delete_prefix(prefix)
+                removed.append(prefix)
+    except (SQLAlchemyError, Unavailable):
+        log.warning(_DELAYED)
+    return removed
+
+
+def _is_left(database: Database, prefix: str, grace_seconds: float) -> bool:
+    job_id = prefix.split("/")[1]
+    owner = select(Artifact.id).where(Artifact.job_id == job_id, Artifact.key.startswith(f"{prefix}/", autoescape=True))
+    with database.session_scope(read_only=True) as session:
+        job = session.get(Job, job_id)
+        if job is None:
+            return is_old(job_id, grace_seconds)
+        # Of an unfinished job an attempt may run; one that has just ended may be about to tidy up.
+        if job.status not in FINAL or job.finished_at is None:
+            return False
+        if job.finished_at > utc_now() - timedelta(seconds=grace_seconds):
+            return False
+        return job.expired_at is not None or session.scalar(owner.limit(1)) is None
 
 
 def is_old(id_: str, grace_seconds: float) -> bool:

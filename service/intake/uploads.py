@@ -116,13 +116,15 @@ def stored_content(session: Session, tenant: str, wanted: set[Content]) -> dict[
     rows = select(Model.prefix, Model.files).where(
         Model.tenant == tenant, Model.state == "ready", Model.deleted_at.is_(None)
     )
-    for prefix, files in session.execute(rows.order_by(Model.id.desc()).execution_options(yield_per=200)):
-        for file in files:
-            content = (file["sha256"], file["size"])
-            if content in wanted:
-                found.setdefault(content, f"{prefix}/{file['path']}")
-        if len(found) == len(wanted):
-            break
+    # Closed when enough was read: PostgreSQL keeps a cursor open for what is left.
+    with session.execute(rows.order_by(Model.id.desc()).execution_options(yield_per=200)) as models:
+        for prefix, files in models:
+            for file in files:
+                content = (file["sha256"], file["size"])
+                if content in wanted:
+                    found.setdefault(content, f"{prefix}/{file['path']}")
+            if len(found) == len(wanted):
+                break
     return found
 
 

@@ -10,29 +10,44 @@ from sqlalchemy import select
 from service.deps import Reader, SessionDep, StorageDep
 from service.errors import NotFound
 from service.problems import responses
+from service.retention import check_kept
 from service.storage import Storage
-from service.storage.serve import serve
+from service.storage.serve import repr_digest, serve
 from service.storage.tar import TarLayout, read_range
-from service.tables import Artifact
+from service.tables import Artifact, Job
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
 DOWNLOAD: dict[str, Any] = {
     "response_class": Response,
-    "responses": {**responses(404, 409, 416), 206: {"description": "the range asked for"}},
+    "responses": {**responses(404, 409, 410, 416), 206: {"description": "the range asked for"}},
 }
 """What every route that answers with stored bytes declares."""
+
+FILE_DOWNLOAD: dict[str, Any] = DOWNLOAD | {
+    "responses": {
+        **DOWNLOAD["responses"],
+        307: {
+            "description": "fetch it from the object store at `Location`, within 15 minutes; where the service is set "
+            "to presigned downloads, and only for requests without ranges and conditions"
+        },
+    }
+}
+"""What the routes that answer with one stored file declare."""
+
+_PROXIED = frozenset({"range", "if-range", "if-none-match"})
+"""Headers whose meaning rests on our ETag, which the object store does not know."""
 
 
 @router.head(
     "/{artifact_id}/content",
     summary="Ask for an artifact's size and digest",
-    **DOWNLOAD,
+    **FILE_DOWNLOAD,
 )
 @router.get(
     "/{artifact_id}/content",
     summary="Download an artifact",
-    **DOWNLOAD,
+    **FILE_DOWNLOAD,
 )
 def get_content(
     principal: Reader, session: SessionDep, storage: StorageDep, artifact_id: str, request: Request
@@ -42,14 +57,20 @@ def get_content(
     artifact = session.scalar(query)
     if artifact is None:
         raise NotFound("There is no such artifact.")
-    return serve(
-        request,
-        size=artifact.size,
-        sha256=artifact.sha256,
-        media_type="application/octet-stream",
-        filename=PurePosixPath(artifact.path).name,
-        read=reader(storage, artifact.key),
-    )
+    check_kept(session.get(Job, artifact.job_id))
+    return serve_file(request, storage, artifact.key, size=artifact.size, sha256=artifact.sha256)
+
+
+def serve_file(request: Request, storage: Storage, key: str, *, size: int, sha256: str) -> Response:
+    """One stored file, or where the object store has it. Raises `StorageMissing` now, not in mid-answer."""
+    read = reader(storage, key)
+    media_type, filename = "application/octet-stream", PurePosixPath(key).name
+    if request.app.state.settings.presigned_downloads and request.method == "GET":
+        url = storage.presigned_url(key, filename=filename, media_type=media_type)
+        if url is not None and _PROXIED.isdisjoint(request.headers):
+            headers = {"Location": url, "Cache-Control": "no-store", "Repr-Digest": repr_digest(sha256)}
+            return Response(status_code=307, headers=headers)
+    return serve(request, size=size, sha256=sha256, media_type=media_type, filename=filename, read=read)
 
 
 def reader(storage: Storage, key: str) -> Callable[[int, int], Iterator[bytes]]:

@@ -9,8 +9,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from service.auth import Principal
+from service.config import Settings
 from service.db import Database
 from service.deps import remember, replay_or
+from service.errors import SecateurError
+from service.quotas import check_room, size_of
 from service.storage import Storage, all_or_nothing
 from service.tables import Dataset, Model
 
@@ -21,6 +24,7 @@ Row = TypeVar("Row", Model, Dataset)
 
 def create(
     database: Database,
+    settings: Settings,
     storage: Storage,
     principal: Principal,
     request: Request,
@@ -35,6 +39,7 @@ def create(
     with database.session_scope() as session, all_or_nothing(storage, row.prefix):
         replayed = replay_or(session, principal, request, body_sha256)
         if replayed is None:
+            check_room(session, settings, principal.tenant, size_of(row))
             session.add(row)
             session.flush()
             body = show(row).model_dump(mode="json")
@@ -50,5 +55,5 @@ def remove_bytes(storage: Storage, prefix: str) -> None:
     """Delete what lies under a prefix, after the commit that dropped its row: a failure is logged, not answered."""
     try:
         storage.delete_prefix(prefix)
-    except OSError:
+    except (OSError, SecateurError):
         log.exception("The bytes under %s are still there", prefix)

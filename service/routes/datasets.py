@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from service.db import on_commit
 from service.deps import DatabaseDep, Reader, SessionDep, SettingsDep, StorageDep, Writer
@@ -22,6 +23,7 @@ from service.intake.rows import KINDS, SPLITS, kind_of
 from service.intake.scratch import upload_folder
 from service.paging import Cursor, Limit, newest_first
 from service.problems import responses
+from service.quotas import within_quota
 from service.routes.creation import create, remove_bytes
 from service.schemas import Page
 from service.states import FINAL
@@ -112,6 +114,7 @@ async def upload_dataset(
         check_media_type(content_type)
     wanted = wanted_digest(request.headers.get("repr-digest"))
     limits = limits_of(settings, "dataset")
+    limits = await run_in_threadpool(within_quota, database, settings, principal.tenant, limits)
     if task is not None or not is_form:
         kind_of(task)
 
@@ -124,7 +127,7 @@ async def upload_dataset(
             said = given.get("name", "dataset" if name is None else name)
             row = publish(storage, rows, tenant=principal.tenant, name=fields.name(said))
             sha256 = form.sha256() if form else pipe.sha256()
-            return create(database, storage, principal, request, sha256, row, show)
+            return create(database, settings, storage, principal, request, sha256, row, show)
 
     return await receive(request, limits, store)
 

@@ -4,17 +4,13 @@ import hashlib
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
 
-from service import jobs
 from service.deps import BrokerDep, RawJson, SessionDep, Writer, parse_json, replay_or
 from service.openapi import json_body
-from service.problems import invalid_body, responses
-from service.resolve.inspection import resolve_inspection
-from service.routes.jobs import known_dataset, queue, ready_model
+from service.problems import responses
+from service.routes.submission import draft_inspection, queue, read_spec
 from service.schemas import JobView
 from service.specs.inspection import InspectionSpec
-from service.worker_view import device_kinds, live_workers
 
 router = APIRouter(prefix="/v1/models", tags=["jobs"])
 
@@ -41,12 +37,6 @@ def create_inspection(
     if (replayed := replay_or(session, principal, request, digest)) is not None:
         return replayed
     submitted = parse_json(body)
-    try:
-        spec = InspectionSpec.model_validate(submitted)
-    except ValidationError as error:
-        raise invalid_body(error, submitted, "INVALID_SPEC") from error
-    model = ready_model(session, principal, model_id)
-    dataset = known_dataset(session, principal, spec.dataset_id)
-    configuration, warnings = resolve_inspection(spec, model, dataset, device_kinds(live_workers(session)))
-    job = jobs.new_job(principal.tenant, submitted, configuration, warnings, kind="inspection")
+    spec = read_spec(InspectionSpec, submitted)
+    job = draft_inspection(session, principal, submitted, spec, model_id)
     return queue(session, broker, principal, request, response, digest, job)

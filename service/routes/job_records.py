@@ -12,6 +12,7 @@ from service.errors import NotFound
 from service.job_view import base_url
 from service.paging import LARGEST, Limit
 from service.problems import responses
+from service.retention import check_kept
 from service.routes.artifacts import DOWNLOAD, reader, serve_tar
 from service.routes.jobs import owned_job
 from service.schemas import ArtifactView, EventView, Page, PointView, Series
@@ -81,7 +82,7 @@ def thin(points: list[PointView], resolution: int | None) -> list[PointView]:
 )
 def list_artifacts(principal: Reader, session: SessionDep, job_id: str, request: Request) -> Any:
     """Every file that the job published, by path, on one page."""
-    owned_job(session, principal.tenant, job_id)
+    job = owned_job(session, principal.tenant, job_id)
     base = base_url(request)
     views = [
         ArtifactView(
@@ -94,6 +95,8 @@ def list_artifacts(principal: Reader, session: SessionDep, job_id: str, request:
             sha256=row.sha256,
             content_url=f"{base}/v1/artifacts/{row.id}/content",
             created_at=row.created_at,
+            expires_at=job.expires_at,
+            expired_at=job.expired_at,
         )
         for row in _artifacts(session, job_id)
     ]
@@ -122,6 +125,7 @@ def get_job_model(
     assert job.result is not None
     if job.kind == "inspection":
         raise NotFound("An inspection makes no model; it has a report.", code="NO_MODEL")
+    check_kept(job)
     files = {name: (artifact.size, artifact.key) for name, artifact in job_archive(_artifacts(session, job_id))}
     sha256 = job.result["archive"]["sha256"]
     return serve_tar(request, storage, files, sha256=sha256, filename=f"{job.name}.tar")
@@ -141,13 +145,13 @@ def _with_result(session: Session, tenant: str, job_id: str) -> Job:
     summary="Get a job's report",
     response_class=Response,
     responses={
-        **responses(404),
+        **responses(404, 410),
         200: {"content": {"text/html": {}, "application/json": {}}, "description": "the report"},
     },
 )
 def get_report(principal: Reader, session: SessionDep, storage: StorageDep, job_id: str, request: Request) -> Response:
     """A self-contained HTML page; the same figures as JSON where `Accept` prefers application/json."""
-    _with_result(session, principal.tenant, job_id)
+    check_kept(_with_result(session, principal.tenant, job_id))
     form = "json" if prefers_json(request.headers.get("accept", "")) else "html"
     query = select(Artifact).where(Artifact.job_id == job_id, Artifact.path == f"report/report.{form}")
     artifact = session.scalar(query)

@@ -8,14 +8,12 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import ValidationError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import jobs
-from service.auth import Principal
-from service.broker import Broker
+from service.checkpoints import prefix_of
 from service.db import Database, on_commit
 from service.deps import (
     AddressesDep,
@@ -27,21 +25,20 @@ from service.deps import (
     StorageDep,
     Writer,
     parse_json,
-    remember,
     replay_or,
 )
-from service.errors import Conflict, FieldError, Invalid, NotFound, invalid
+from service.errors import Conflict, Invalid, NotFound, invalid
+from service.fingerprints import finished_before
 from service.job_view import base_url, etag, job_view, job_views
 from service.openapi import json_body
 from service.paging import Cursor, Limit, newest_first
-from service.problems import invalid_body, responses
-from service.resolve import resolve
+from service.problems import responses
 from service.routes.creation import remove_bytes
-from service.schemas import JobView, Page, UtcTime, Validated
+from service.routes.submission import answer, draft_job, queue, read_spec
+from service.schemas import JobView, JobWarning, Page, UtcTime, Validated
 from service.specs import JobSpec
 from service.states import Kind, Status
-from service.tables import Dataset, Job, Model
-from service.worker_view import device_kinds, live_workers
+from service.tables import Job, Model
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -58,7 +55,10 @@ _METADATA = re.compile(r"metadata\[([^\"\\\x00-\x1f\]]{0,256})\]")
     response_model=JobView,
     responses={
         **responses(400, 404, 409, 413, 415, 422),
-        200: {"model": Validated, "description": "validate_only: the job would be taken, as this configuration"},
+        200: {
+            "model": JobView | Validated,
+            "description": "reuse: an earlier job that gave this result; validate_only: what would be executed",
+        },
     },
     openapi_extra=json_body(JobSpec),
 )
@@ -72,87 +72,26 @@ def create_job(
     response: Response,
     validate_only: Annotated[bool, Query(description="check everything, store nothing")] = False,
 ) -> Any:
-    """Checks the whole order against the model and the data set before anything is queued."""
+    """Checks the whole order against the model and the data set before anything is queued.
+
+    With `reuse` in the spec the answer may be a job that has succeeded with the same order about the same bytes.
+    """
     submitted = parse_json(body)
-    spec = _spec(submitted)
+    spec = read_spec(JobSpec, submitted)
     refusal = addresses.refusal(spec.webhook_url)  # before the transaction begins: a look-up may take seconds
     digest = hashlib.sha256(body).hexdigest()
     if not validate_only and (replayed := replay_or(session, principal, request, digest)) is not None:
         return replayed
     if refusal is not None:
         raise invalid("/webhook_url", refusal, "WEBHOOK_URL_REFUSED")
-    configuration, warnings = _resolved(session, principal, spec)
+    job = draft_job(session, principal, submitted, spec)
     if validate_only:
-        checked = Validated(configuration=configuration, warnings=warnings)
+        configuration = job.configuration | {"webhook_url": job.webhook_url}
+        checked = Validated(configuration=configuration, warnings=[JobWarning(**warning) for warning in job.advice])
         return Response(checked.model_dump_json(), media_type="application/json")
-    job = jobs.new_job(principal.tenant, submitted, configuration, warnings)
+    if spec.reuse and (known := finished_before(session, job)) is not None:
+        return answer(session, principal, request, response, digest, known, 200)
     return queue(session, broker, principal, request, response, digest, job)
-
-
-def queue(
-    session: Session,
-    broker: Broker,
-    principal: Principal,
-    request: Request,
-    response: Response,
-    body_sha256: str,
-    job: Job,
-) -> JobView:
-    """Store a job as queued, ring once it is committed, and answer with it where it can be found."""
-    view = job_view(session, jobs.submit(session, job), base_url(request))
-    headers = {"Location": view.links["self"]}
-    response.headers.update(headers)
-    remember(session, principal, request, body_sha256, 202, headers, view.model_dump(mode="json"))
-    on_commit(session, functools.partial(broker.ring, job.id, job.priority))
-    return view
-
-
-def _spec(submitted: Any) -> JobSpec:
-    try:
-        return JobSpec.model_validate(submitted)
-    except ValidationError as error:
-        raise invalid_body(error, submitted, "INVALID_SPEC") from error
-
-
-def _resolved(session: Session, principal: Principal, spec: JobSpec) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    model = ready_model(session, principal, spec.model_id, "/model_id")
-    dataset = known_dataset(session, principal, spec.dataset_id)
-    return resolve(spec, model, dataset, device_kinds(live_workers(session)))
-
-
-def ready_model(session: Session, principal: Principal, model_id: str, *pointers: str) -> Model:
-    """The tenant's model, locked so that it cannot be deleted before the job's row is there.
-
-    Raises `NotFound`, and `Conflict` while the model is not ready; `pointers` name the fields of the body at fault.
-    """
-    model = session.scalar(
-        select(Model)
-        .where(Model.id == model_id, Model.tenant == principal.tenant, Model.deleted_at.is_(None))
-        .with_for_update(read=True)
-    )
-    if model is None:
-        detail = "There is no such model."
-        raise NotFound(detail, errors=tuple(FieldError(pointer, detail) for pointer in pointers))
-    if model.state != "ready":
-        detail = f"The model is {model.state}; only a ready one can be pruned."
-        errors = tuple(FieldError(pointer, detail) for pointer in pointers)
-        raise Conflict(detail, code="MODEL_NOT_READY", errors=errors)
-    return model
-
-
-def known_dataset(session: Session, principal: Principal, dataset_id: str | None) -> Dataset | None:
-    """The tenant's data set, locked likewise; None where none is named. Raises `NotFound`."""
-    if dataset_id is None:
-        return None
-    dataset = session.scalar(
-        select(Dataset)
-        .where(Dataset.id == dataset_id, Dataset.tenant == principal.tenant, Dataset.deleted_at.is_(None))
-        .with_for_update(read=True)
-    )
-    if dataset is None:
-        detail = "There is no such data set."
-        raise NotFound(detail, errors=(FieldError("/dataset_id", detail),))
-    return dataset
 
 
 @router.get("", summary="List jobs", response_model=Page[JobView], responses=responses(422))
@@ -257,10 +196,13 @@ def _status(database: Database, job_id: str) -> str | None:
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job", response_model=JobView, responses=responses(404, 409))
-def cancel_job(principal: Writer, session: SessionDep, job_id: str, request: Request) -> Any:
-    """A queued job ends at once, a running one within seconds; repeating it changes nothing."""
+def cancel_job(principal: Writer, session: SessionDep, storage: StorageDep, job_id: str, request: Request) -> Any:
+    """A queued or paused job ends at once, a running one within seconds; repeating it changes nothing."""
     job = owned_job(session, principal.tenant, job_id)
+    saved = job.checkpoint
     jobs.cancel(session, job)
+    if saved and job.status == "cancelled":
+        on_commit(session, functools.partial(remove_bytes, storage, prefix_of(job_id)))
     return job_view(session, job, base_url(request))
 
 
@@ -276,4 +218,5 @@ def delete_job(principal: Writer, session: SessionDep, storage: StorageDep, job_
     if session.scalar(made) is not None:
         raise Conflict("The model that this job made still exists; delete it first.", code="MODEL_EXISTS")
     session.execute(delete(Job).where(Job.id == job_id))
-    on_commit(session, functools.partial(remove_bytes, storage, f"artifacts/{job_id}"))
+    for prefix in (f"artifacts/{job_id}", prefix_of(job_id)):
+        on_commit(session, functools.partial(remove_bytes, storage, prefix))

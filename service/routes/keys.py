@@ -1,6 +1,8 @@
 """API keys of the caller's tenant."""
 
 import hashlib
+import json
+from datetime import datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -8,9 +10,10 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.auth import issue_key
+from service.audit import unchanged
+from service.auth import issue_key, live_admin_keys
 from service.deps import Admin, RawJson, SessionDep, parse_json, remember, replay_or
-from service.errors import NotFound, invalid
+from service.errors import Conflict, NotFound, invalid
 from service.openapi import json_body
 from service.paging import Cursor, Limit, newest_first
 from service.problems import invalid_body, responses
@@ -29,18 +32,27 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"])
     openapi_extra=json_body(NewKey),
 )
 def create_key(principal: Admin, body: RawJson, session: SessionDep, request: Request, response: Response) -> Any:
-    """The key itself is in this answer only; a repetition under the same Idempotency-Key has it as null."""
+    """The key itself is in this answer only, and is not kept: a repetition under the same Idempotency-Key is 409 and
+    names the key that was made. Only `admin` makes keys, so that no key grants a scope that it lacks."""
     order = _order(parse_json(body))
     digest = hashlib.sha256(body).hexdigest()
     if (replayed := replay_or(session, principal, request, digest)) is not None:
-        return replayed
+        raise _secret_not_kept(json.loads(bytes(replayed.body))["id"])
     row, plaintext = issue_key(
-        session, tenant=principal.tenant, name=order.name, scopes=order.scopes, expires_at=order.expires_at
+        session, tenant=principal.tenant, name=order.name, scopes=order.scopes, expires_at=_expiry(order)
     )
     created = CreatedKey(**key_view(row).model_dump(), key=plaintext)
-    kept = {**created.model_dump(mode="json"), "key": None}
-    remember(session, principal, request, digest, 201, {}, kept)
+    remember(session, principal, request, digest, 201, {}, key_view(row).model_dump(mode="json"))
     return created
+
+
+def _secret_not_kept(key_id: str) -> Conflict:
+    return Conflict(
+        f"The first request made {key_id} and showed it; it cannot be shown again. Where that answer was lost, delete "
+        "the key and create another one under a new Idempotency-Key.",
+        code="IDEMPOTENCY_SECRET_NOT_KEPT",
+        extra={"key_id": key_id},
+    )
 
 
 def _order(value: Any) -> NewKey:
@@ -50,7 +62,15 @@ def _order(value: Any) -> NewKey:
         raise invalid_body(error, value) from error
     if order.expires_at is not None and order.expires_at <= utc_now():
         raise invalid("/expires_at", "Give a time to come.", "INVALID_BODY")
+    if order.expires_at is not None and order.expires_in is not None:
+        raise invalid("/expires_in", "Give expires_at or expires_in, not both.", "INVALID_BODY")
     return order
+
+
+def _expiry(order: NewKey) -> datetime | None:
+    if order.expires_in is not None:
+        return utc_now() + timedelta(seconds=order.expires_in)
+    return order.expires_at
 
 
 @router.get("", summary="List API keys", response_model=Page[KeyView], responses=responses(422))
@@ -61,12 +81,16 @@ def list_keys(principal: Admin, session: SessionDep, limit: Limit = 20, cursor: 
     return Page[KeyView](data=[key_view(row) for row in rows], next_cursor=next_cursor)
 
 
-@router.delete("/{key_id}", status_code=204, summary="Revoke an API key", responses=responses(404))
+@router.delete("/{key_id}", status_code=204, summary="Revoke an API key", responses=responses(404, 409))
 def delete_key(principal: Admin, session: SessionDep, key_id: str) -> None:
-    """The key stops working at once; repeating it changes nothing."""
+    """The key stops working at once; repeating it changes nothing. The last live admin key of a tenant stays."""
     row = _owned(session, principal.tenant, key_id)
-    if row.revoked_at is None:
-        row.revoked_at = utc_now()
+    if row.revoked_at is not None:
+        unchanged(session)
+        return
+    if live_admin_keys(session, principal.tenant) == [row.id]:
+        raise Conflict("This is the last admin key; create another one first.", code="LAST_ADMIN_KEY")
+    row.revoked_at = utc_now()
 
 
 def _owned(session: Session, tenant: str, key_id: str) -> ApiKey:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
+from service import audit
 from service.auth import Principal
 from service.config import Settings
 from service.db import Database
@@ -22,6 +23,7 @@ from service.intake.models import store
 from service.intake.scratch import full_disk_is_no_space, upload_folder
 from service.model_view import ModelView, find_model, show, show_uploading
 from service.problems import responses
+from service.quotas import check_room
 from service.storage import Storage
 from service.tables import Model, Upload
 
@@ -41,7 +43,7 @@ def begin(
         known = uploads.stored_content(session, principal.tenant, wanted)
     if model is not None:
         return _answer(request, principal, database, settings, body, model, rows, is_new=False)
-    _check_room(settings, manifest, known)
+    _check_disk(settings, manifest, known)
     model = uploads.new_model(principal.tenant, manifest)
     rows = uploads.new_uploads(model, manifest.files, expires_at)
     with _folder_for(settings.scratch, model) as folder:
@@ -49,7 +51,7 @@ def begin(
         return _answer(request, principal, database, settings, body, model, rows, is_new=True)
 
 
-def _check_room(settings: Settings, manifest: Manifest, known: dict[uploads.Content, str]) -> None:
+def _check_disk(settings: Settings, manifest: Manifest, known: dict[uploads.Content, str]) -> None:
     """Raises what an archive of that size would; content that is stored already takes no room."""
     limits = limits_of(settings, "model")
     missing = sum(file.size for file in manifest.files if (file.sha256, file.size) not in known)
@@ -98,12 +100,15 @@ def _answer(
 
 def _keep(session: Session, settings: Settings, model: Model, rows: list[Upload], *, is_new: bool) -> None:
     if is_new:
+        check_room(session, settings, model.tenant, model.size)
         session.add(model)
         session.flush()
         session.add_all(rows)
         session.flush()
     elif not uploads.touch_all(session, model.id, uploads.expiry(settings.upload_expiry_seconds)):
         raise Conflict("The upload that this manifest began has just ended; send it again.", code="UPLOAD_ENDED")
+    else:
+        audit.unchanged(session)
 
 
 @router.post(

@@ -2,11 +2,12 @@
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service.db import on_commit
@@ -24,12 +25,13 @@ from service.model_view import ModelView, find_model, show, show_whole
 from service.openapi import schema_of
 from service.paging import Cursor, Limit, newest_first
 from service.problems import responses
-from service.routes.artifacts import DOWNLOAD, reader, serve_tar
+from service.quotas import within_quota
+from service.retention import check_kept
+from service.routes.artifacts import DOWNLOAD, FILE_DOWNLOAD, serve_file, serve_tar
 from service.routes.creation import create, remove_bytes
 from service.routes.manifests import begin
 from service.schemas import Page
 from service.states import FINAL
-from service.storage.serve import serve
 from service.tables import Job, Model, utc_now
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
@@ -91,6 +93,7 @@ async def upload_model(
         check_media_type(media_type)
     wanted = wanted_digest(request.headers.get("repr-digest"))
     limits = limits_of(settings, "model")
+    limits = await run_in_threadpool(within_quota, database, settings, principal.tenant, limits)
     given = {} if name is None else {"name": fields.name(name)}
 
     def store(pipe: Pipe) -> Response:
@@ -107,7 +110,7 @@ async def upload_model(
                 name=upload.fields.get("name", "model"),
                 metadata=fields.metadata(upload.fields.get("metadata", "{}")),
             )
-            return create(database, storage, principal, request, upload.sha256 or pipe.sha256(), row, show)
+            return create(database, settings, storage, principal, request, upload.sha256 or pipe.sha256(), row, show)
 
     return await receive(request, limits, store)
 
@@ -173,8 +176,13 @@ def delete_model(
         on_commit(session, functools.partial(remove_bytes, storage, model.prefix))
 
 
-@router.head("/{model_id}/files/{path:path}", summary="Ask for a file's size and digest", **DOWNLOAD)
-@router.get("/{model_id}/files/{path:path}", summary="Download one file of a model", **DOWNLOAD)
+def _check_kept(session: Session, model: Model) -> None:
+    if model.state == "expired":
+        check_kept(session.get(Job, model.job_id))
+
+
+@router.head("/{model_id}/files/{path:path}", summary="Ask for a file's size and digest", **FILE_DOWNLOAD)
+@router.get("/{model_id}/files/{path:path}", summary="Download one file of a model", **FILE_DOWNLOAD)
 def get_file(
     model_id: str, path: str, request: Request, principal: Reader, session: SessionDep, storage: StorageDep
 ) -> Response:
@@ -183,14 +191,9 @@ def get_file(
     file = next((file for file in model.files if file["path"] == path), None)
     if file is None:
         raise NotFound("The model has no such file.")
-    return serve(
-        request,
-        size=file["size"],
-        sha256=file["sha256"],
-        media_type="application/octet-stream",
-        filename=PurePosixPath(file["path"]).name,
-        read=reader(storage, f"{model.prefix}/{file['path']}"),
-    )
+    _check_kept(session, model)
+    key = f"{model.prefix}/{file['path']}"
+    return serve_file(request, storage, key, size=file["size"], sha256=file["sha256"])
 
 
 @router.head("/{model_id}/archive", summary="Ask for an archive's size and digest", **DOWNLOAD)
@@ -200,6 +203,7 @@ def get_archive(
 ) -> Response:
     """All files as one tar; `Range` and `If-Range` resume a download, the strong ETag is the sha256 of the archive."""
     model = find_model(session, principal.tenant, model_id)
+    _check_kept(session, model)
     if model.state != "ready":
         raise Conflict(f"The model is {model.state}; only a ready one has an archive.", code="MODEL_NOT_READY")
     files = {file["path"]: (file["size"], f"{model.prefix}/{file['path']}") for file in model.files}

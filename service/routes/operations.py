@@ -1,29 +1,22 @@
 """How the service is doing and what it can do."""
 
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 
 from service.catalog import FAMILIES
 from service.config import Settings
-from service.db import Database
 from service.deps import BrokerDep, DatabaseDep, Reader, SessionDep, SettingsDep, StorageDep
-from service.errors import SecateurError, Unavailable
-from service.ids import new_id
+from service.errors import Unavailable
 from service.paging import LARGEST
 from service.problems import responses
+from service.readiness import look
 from service.routes.jobs import LONGEST_WAIT
 from service.schemas import Alive, Capabilities, Limits, Readiness, WorkerView
 from service.specs import QUALITY_METRICS
 from service.storage import Storage
 from service.support import family_view, other_families, structure_support
-from service.tables import Worker
 from service.worker_view import live_workers
 
 router = APIRouter(tags=["operations"])
@@ -46,58 +39,27 @@ async def healthz() -> Alive:
     responses={503: responses()[503]},
 )
 def readyz(settings: SettingsDep, database: DatabaseDep, broker: BrokerDep, storage: StorageDep) -> Readiness:
-    """Database, broker, storage and a live worker; the sandbox level is told, never a reason for 503."""
-    workers = _workers(database)
-    checks = {
-        "database": workers is not None,
-        "broker": broker.ping(),
-        "storage": _holds(lambda: _write_probe(storage, settings), OSError, SecateurError),
-        "worker": bool(workers),
-    }
-    if missing := [name for name, fine in checks.items() if not fine]:
+    """Database and schema, broker, storage and a live worker; the sandbox level is told, never a reason for 503."""
+    state = look(settings, database, broker, storage)
+    if missing := state.missing:
         names = ", ".join(missing)
         raise Unavailable(
-            f"Not ready; missing: {names}.", code="NOT_READY", headers={"Retry-After": "5"}, extra={"missing": names}
+            f"Not ready; missing: {names}. {' '.join(missing.values())}",
+            code="NOT_READY",
+            headers={"Retry-After": "5"},
+            extra={"missing": names},
         )
-    levels = sorted({worker.sandbox for worker in workers or ()})
+    levels = sorted({worker.sandbox for worker in state.workers})
     weak = _WEAK_SANDBOXES.intersection(levels)
     warnings = ["Engines run in processes of their own, but without a sandbox."] if weak else []
-    return Readiness(checks=checks, sandbox=levels, warnings=warnings)
-
-
-def _workers(database: Database) -> list[Worker] | None:
-    """Live workers; None where the database cannot say."""
-    try:
-        with database.session_scope(read_only=True) as session:
-            session.execute(text("SELECT 1"))
-            return live_workers(session)
-    except SQLAlchemyError:
-        return None
-
-
-def _holds(check: Callable[[], None], *failures: type[Exception]) -> bool:
-    try:
-        check()
-    except failures:
-        return False
-    return True
-
-
-def _write_probe(storage: Storage, settings: Settings) -> None:
-    key = f"probe/{new_id('prb')}"
-    with tempfile.NamedTemporaryFile(dir=settings.scratch, delete=False) as probe:
-        probe.write(b"probe")
-    try:
-        storage.put(f"{key}/file", Path(probe.name))
-    finally:
-        Path(probe.name).unlink(missing_ok=True)
-        storage.delete_prefix(key)
+    return Readiness(checks=dict.fromkeys(state.remedies, True), sandbox=levels, warnings=warnings)
 
 
 @router.get("/metrics", summary="Counters for Prometheus", response_class=Response, responses=responses())
-def metrics(principal: Reader, session: SessionDep, request: Request) -> Response:
-    """Text exposition format; counters are of this process, the numbers of jobs of the whole service."""
-    return Response(request.app.state.telemetry.render(session), media_type=CONTENT_TYPE_LATEST)
+def metrics(principal: Reader, session: SessionDep, storage: StorageDep, request: Request) -> Response:
+    """Text exposition format; requests and bytes are of this process, jobs and workers of the whole service."""
+    figures = request.app.state.telemetry.render(session, storage.free_bytes())
+    return Response(figures, media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/v1/capabilities", summary="What this service can do", response_model=Capabilities, responses=responses())

@@ -16,7 +16,7 @@ from service.specs.goals import (
     RatioGoal,
     RuntimeName,
 )
-from service.specs.part import Identifier, Metadata, Name, Part
+from service.specs.part import ExpiresAfter, Identifier, Metadata, Name, Part
 from service.specs.training import Distillation, Finetuning, Regularizer, Sgd, Training
 from service.specs.webhook import WebhookUrl
 
@@ -31,6 +31,7 @@ __all__ = [
     "Criterion",
     "Cut",
     "Distillation",
+    "ExpiresAfter",
     "ExportName",
     "Finetuning",
     "Goal",
@@ -102,6 +103,8 @@ class JobSpec(Part):
     seed: int = Field(0, ge=0, lt=2**31)
     priority: int = Field(0, ge=0, le=9, description="9 goes first")
     timeout: int = Field(86400, ge=1, le=30 * 86400, description="seconds")
+    expires_after: ExpiresAfter = None
+    reuse: bool = Field(False, description="answer with a job that has given this result before, where there is one")
     webhook_url: WebhookUrl | None = Field(
         None, description="told of this job alone, signed with the secret of the webhook endpoint without a URL"
     )

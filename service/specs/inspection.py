@@ -18,7 +18,7 @@ from service.specs.criteria import (
     Taylor,
 )
 from service.specs.cuts import Cut, Pruning, StructureName
-from service.specs.part import Identifier, Metadata, Name, Part
+from service.specs.part import ExpiresAfter, Identifier, Metadata, Name, Part
 from service.specs.training import Training
 
 Scoring: TypeAlias = Annotated[
@@ -79,6 +79,7 @@ class InspectionSpec(Part):
     seed: int = Field(0, ge=0, lt=2**31)
     priority: int = Field(0, ge=0, le=9, description="9 goes first")
     timeout: int = Field(86400, ge=1, le=30 * 86400, description="seconds")
+    expires_after: ExpiresAfter = None
 
 
 class Inspection(InspectionSpec):

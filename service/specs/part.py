@@ -19,6 +19,11 @@ ShortText: TypeAlias = Annotated[str, BeforeValidator(_printable), StringConstra
 Metadata: TypeAlias = Annotated[dict[ShortText, ShortText], Field(max_length=16)]
 Identifier: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z]+_[0-9A-Z]{26}$")]
 
+ExpiresAfter: TypeAlias = Annotated[
+    int | None,
+    Field(ge=60, le=10 * 366 * 86400, description="seconds from a job's end until what it made is removed"),
+]
+
 
 class Part(BaseModel):
     """Base of every part of a spec."""

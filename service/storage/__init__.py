@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
-from service.storage.local import LocalStorage, StorageMissing
+from service.storage.keys import StorageMissing, UnusableStorage
+from service.storage.local import LocalStorage
 
-__all__ = ["STORAGES", "Storage", "StorageMissing", "all_or_nothing", "open_storage"]
+__all__ = ["STORAGES", "Storage", "StorageMissing", "UnusableStorage", "all_or_nothing", "open_storage"]
 
 
 class Storage(Protocol):
-    """Files by key: slash-separated names below one root. A file is there whole or not at all."""
+    """Files by key: slash-separated names below one root. A file is there whole or not at all.
+
+    A storage that does not answer raises `Unavailable` with the code STORAGE_AWAY.
+    """
 
     def put(self, key: str, source: Path) -> None:
         """Move the finished file `source` in; durable when it returns. Raises `InsufficientStorage`."""
@@ -38,6 +42,9 @@ class Storage(Protocol):
     def free_bytes(self) -> int | None:
         """Room that is left; None where there is no bound."""
 
+    def presigned_url(self, key: str, *, filename: str, media_type: str) -> str | None:
+        """An address that gives the file to whoever has it, for some minutes; None where there is no such thing."""
+
 
 @contextmanager
 def all_or_nothing(storage: Storage, prefix: str) -> Iterator[None]:
@@ -49,12 +56,23 @@ def all_or_nothing(storage: Storage, prefix: str) -> Iterator[None]:
         raise
 
 
-STORAGES: dict[str, Callable[[str], Storage]] = {"file": lambda url: LocalStorage(Path(urlsplit(url).path))}
+def _local(url: str) -> Storage:
+    return LocalStorage(Path(urlsplit(url).path))
+
+
+def _s3(url: str) -> Storage:
+    # Late: the library is an extra, and takes a while to import.
+    from service.storage.s3 import S3Storage
+
+    return S3Storage.from_url(url)
+
+
+STORAGES: dict[str, Callable[[str], Storage]] = {"file": _local, "s3": _s3}
 
 
 def open_storage(url: str) -> Storage:
-    """The storage that a URL names. Raises `ValueError` for a scheme that is not in `STORAGES`."""
+    """The storage that a URL names. Raises `UnusableStorage` with what to change."""
     scheme = urlsplit(url).scheme
     if scheme not in STORAGES:
-        raise ValueError(f"storage URLs start with one of {', '.join(f'{name}://' for name in STORAGES)}")
+        raise UnusableStorage(f"storage URLs start with one of {', '.join(f'{name}://' for name in STORAGES)}")
     return STORAGES[scheme](url)

@@ -3,12 +3,12 @@
 import base64
 import re
 from collections.abc import Callable, Iterator
-from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.errors import RangeNotSatisfiable
+from service.storage.disposition import disposition
 
 Reader = Callable[[int, int], Iterator[bytes]]
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
@@ -31,7 +31,7 @@ def serve(
     etag = f'"{sha256}"'
     headers = {
         "ETag": etag,
-        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
+        "Repr-Digest": repr_digest(sha256),
         "Accept-Ranges": "bytes",
         "Content-Disposition": disposition(filename),
         "Cache-Control": "private, no-cache",
@@ -75,7 +75,6 @@ def _wanted(request: Request, etag: str, size: int) -> tuple[int, int] | None:
     return start, length
 
 
-def disposition(filename: str) -> str:
-    """A Content-Disposition that no name can break out of (RFC 6266)."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", filename)[:150]
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename[:150], safe='', errors='replace')}"
+def repr_digest(sha256: str) -> str:
+    """The field of RFC 9530 for a hex digest."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.remedies import remedy
 from service.schemas import JobErrorView, VerdictLine
 from service.specs.webhook import WebhookEvent
 from service.states import Kind, Status
@@ -61,10 +62,11 @@ def told(session: Session, job_id: str) -> dict[str, Any]:
         Job.result, Job.error, Job.created_at, Job.started_at, Job.finished_at,
     )  # fmt: skip
     row = session.execute(columns.where(Job.id == job_id)).one()._asdict()
-    result = row.pop("result")
+    result, error = row.pop("result"), row.pop("error")
     compressed = result is not None and row["kind"] == "compression"
     made = ToldResult(model_id=result.get("model_id"), verdict=result["verdict"]) if compressed else None
-    return ToldJob(**row, result=made).model_dump(mode="json")
+    failed = JobErrorView(**error, advice=remedy(error["code"])) if error is not None else None
+    return ToldJob(**row, result=made, error=failed).model_dump(mode="json")
 
 
 def body(type_: str, happened_at: datetime, data: dict[str, Any], base: str) -> bytes:

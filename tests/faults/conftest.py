@@ -128,6 +128,7 @@ def make_settings(folder: Path, database_url: str, broker_url: str) -> Settings:
         lease_seconds=3,
         heartbeat_seconds=0.2,
         reconcile_seconds=2,
+        checkpoint_seconds=0.5,
         kill_grace_seconds=2,
         disk_reserve_bytes=1 << 20,
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.testclient import TestClient
@@ -183,6 +184,21 @@ def test_every_reference_in_the_document_leads_somewhere(document: dict[str, Any
                 walk(child)
 
     walk(document)
+
+
+def test_every_body_has_an_example_that_is_one(document: dict[str, Any]) -> None:
+    bodies = set()
+    for _, _, operation in _operations(document):
+        for part in (operation.get("requestBody", {}), *operation["responses"].values()):
+            for content in part.get("content", {}).values():
+                if "$ref" in content.get("schema", {}):
+                    bodies.add(content["schema"]["$ref"].rpartition("/")[2])
+    assert len(bodies) > 20
+    for name in sorted(bodies):
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        (example,) = document["components"]["schemas"][name]["examples"]
+        faults = [fault.message for fault in jsonschema_rs.validator_for(schema).iter_errors(example)]
+        assert not faults, (name, faults)
 
 
 def test_the_page_at_docs_names_every_path(anonymous_client: TestClient, document: dict[str, Any]) -> None:

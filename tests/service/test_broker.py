@@ -4,13 +4,13 @@ import json
 
 from redis import Redis
 
-from service.broker import CELERY_SETTINGS, ENTRY, QUEUE, Broker, make_celery
+from service.broker import CELERY_SETTINGS, ENTRY, QUEUE, Broker
 from service.embedded import EmbeddedBroker
 
 
 def test_a_ring_is_one_json_message_that_carries_the_id_alone(broker_url: str, valkey_server: EmbeddedBroker) -> None:
     broker = Broker(broker_url)
-    broker.ring("job_A", priority=9)
+    broker.ring("job_A")
     with Redis(unix_socket_path=str(valkey_server.socket)) as client:
         (message,) = [json.loads(raw) for raw in client.lrange(QUEUE, 0, -1)]
     broker.close()
@@ -19,29 +19,13 @@ def test_a_ring_is_one_json_message_that_carries_the_id_alone(broker_url: str, v
     assert message["headers"]["argsrepr"] == "['job_A']"
 
 
-def test_waiting_sees_every_priority(broker_url: str) -> None:
+def test_waiting_sees_every_ring(broker_url: str) -> None:
     broker = Broker(broker_url)
     assert broker.waiting() == set()
-    for priority in range(10):
-        broker.ring(f"job_{priority}", priority)
-    assert broker.waiting() == {f"job_{priority}" for priority in range(10)}
+    for number in range(10):
+        broker.ring(f"job_{number}")
+    assert broker.waiting() == {f"job_{number}" for number in range(10)}
     broker.close()
-
-
-def test_the_highest_priority_is_heard_first(broker_url: str) -> None:
-    broker = Broker(broker_url)
-    for priority in (0, 9, 4):
-        broker.ring(f"job_{priority}", priority)
-    heard = []
-    with make_celery(broker_url).connection_for_read() as connection:
-        queue = connection.SimpleQueue(QUEUE)
-        for _ in range(3):
-            message = queue.get(timeout=5)
-            heard.append(message.headers["id"])
-            message.ack()
-        queue.close()
-    broker.close()
-    assert heard == ["job_9", "job_4", "job_0"]
 
 
 def test_foreign_messages_are_no_jobs(broker_url: str, valkey_server: EmbeddedBroker) -> None:

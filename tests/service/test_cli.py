@@ -294,3 +294,27 @@ def test_before_and_after_are_compared_line_by_line() -> None:
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (90_855_944, "90.9 MB"), (2e12, "2.0 TB")])
 def test_sizes_are_for_people(count: float, text: str) -> None:
     assert size_of(count) == text
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "body"),
+    [
+        (["pause", "job_1"], "pause", None),
+        (["resume", "job_1"], "resume", None),
+        (["retry", "job_1", "--from-start"], "retry", {"from": "start"}),
+        (["clone", "job_1"], "clone", {}),
+    ],
+)
+def test_a_job_is_asked_from_the_command_line(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str], command: list[str], path: str, body: Any
+) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        assert request.url.path == f"/v1/jobs/job_1/{path}"
+        assert (json.loads(request.content) if request.content else None) == body
+        return httpx.Response(200, json=job("paused"))
+
+    answers(handler)
+    assert code_of("jobs", *command) == 0
+    shown = capsys.readouterr()
+    assert shown.out == ("job_1\n" if path == "clone" else "")
+    assert shown.err == ("" if path == "clone" else "job_1 paused\n")

@@ -7,7 +7,7 @@ import inspect
 import io
 import tarfile
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ import httpx
 import pytest
 
 from service import errors
-from service.client import AsyncClient, Client, CorruptDownload, Unreachable, UnusableFolder
-from service.storage.tar import TarLayout
+from service.client import AsyncClient, Client, Unreachable, UnusableFolder
 
 Handler = Callable[[httpx.Request], httpx.Response]
 Invoke = Callable[..., Any]
@@ -75,7 +74,7 @@ def test_both_clients_have_the_same_methods() -> None:
     sync.pop("close")
     other.pop("aclose")
     assert sync == other
-    assert len(sync) == 37
+    assert len(sync) == 49
     assert all(getattr(Client, name).__doc__ for name in sync)
 
 
@@ -275,123 +274,3 @@ def test_two_files_for_one_split_are_refused(invoke: Invoke, tmp_path: Path) -> 
     (tmp_path / "train.csv").write_text("text")
     with pytest.raises(UnusableFolder, match=r"train\.jsonl and train\.csv"):
         invoke(lambda _: httpx.Response(500), "push_dataset", tmp_path, "text-classification")
-
-
-# Downloads
-
-
-def archive_of(files: dict[str, bytes]) -> bytes:
-    """A tar as the service sends it."""
-    layout = TarLayout([(name, len(data)) for name, data in files.items()])
-    return b"".join(layout.read(0, layout.size, lambda name: io.BytesIO(files[name])))
-
-
-class Server:
-    """Serves one archive by Range; may break off the body of the first answers."""
-
-    def __init__(self, content: bytes, *, break_at: int | None = None, corrupt: bool = False) -> None:
-        self.content = content
-        self.break_at = break_at
-        self.corrupt = corrupt
-        self.ranges: list[str | None] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        etag = {"ETag": f'"{hashlib.sha256(self.content).hexdigest()}"'}
-        if request.method == "HEAD":
-            return httpx.Response(200, headers={**etag, "Content-Length": str(len(self.content))})
-        wanted = request.headers.get("range")
-        self.ranges.append(wanted)
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
-        body = self.content[start:]
-        if self.corrupt:
-            body = body[:-1] + bytes([body[-1] ^ 1])
-        last = len(self.content) - 1
-        headers = etag | ({"Content-Range": f"bytes {start}-{last}/{last + 1}"} if wanted else {})
-        stream = Broken(body, self.break_at)
-        self.break_at = None
-        return httpx.Response(206 if wanted else 200, headers=headers, stream=stream)
-
-
-class Broken(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that may end in a lost connection."""
-
-    def __init__(self, body: bytes, break_at: int | None) -> None:
-        self._body = body
-        self._break_at = break_at
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._body[: self._break_at]
-        if self._break_at is not None:
-            raise httpx.ReadError("connection reset")
-
-    async def __aiter__(self) -> typing.AsyncIterator[bytes]:
-        for piece in self:
-            yield piece
-
-
-FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 100, "onnx/model.onnx": b"onnx"}
-
-
-def test_a_download_is_verified_and_unpacked(invoke: Invoke, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    files = invoke(Server(archive_of(FILES)), "pull_job", "job_1", out)
-    assert {path.relative_to(out).as_posix(): path.read_bytes() for path in files} == FILES
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors", "onnx"]
-
-
-def test_a_broken_download_goes_on_where_it_stopped(invoke: Invoke, pauses: list[float], tmp_path: Path) -> None:
-    server = Server(archive_of(FILES), break_at=5000)
-    moved: list[int] = []
-    files = invoke(server, "pull_model", "mdl_1", tmp_path, progress=lambda done, total: moved.append(done))
-    assert server.ranges == [None, "bytes=5000-"]
-    assert moved == [5000, len(server.content)]
-    assert {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in files} == FILES
-
-
-def test_a_later_process_goes_on_too(invoke: Invoke, tmp_path: Path) -> None:
-    content = archive_of(FILES)
-    sha256 = hashlib.sha256(content).hexdigest()
-    (tmp_path / f".artifact.{sha256[:16]}.part").write_bytes(content[:7777])
-    server = Server(content)
-    target = invoke(server, "download_artifact", "art_1", tmp_path / "artifact")
-    assert server.ranges == ["bytes=7777-"]
-    assert target.read_bytes() == content
-
-
-def test_other_bytes_than_announced_are_refused_and_forgotten(invoke: Invoke, tmp_path: Path) -> None:
-    with pytest.raises(CorruptDownload):
-        invoke(Server(archive_of(FILES), corrupt=True), "pull_model", "mdl_1", tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["../up", "/absolute", "a/../../b", "a\\b", "C:/x", "new\nline"])
-def test_a_name_that_climbs_out_is_refused(invoke: Invoke, tmp_path: Path, name: str) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(CorruptDownload):
-        invoke(Server(archive_of({name: b"x"})), "pull_model", "mdl_1", out)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_are_refused(invoke: Invoke, tmp_path: Path, kind: bytes) -> None:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        member = tarfile.TarInfo("link")
-        member.type, member.linkname = kind, "/etc/passwd"
-        tar.addfile(member)
-    with pytest.raises(CorruptDownload):
-        invoke(Server(buffer.getvalue()), "pull_model", "mdl_1", tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nothing_is_written_through_a_link_that_lies_in_the_folder(invoke: Invoke, tmp_path: Path) -> None:
-    outside, out = tmp_path / "outside", tmp_path / "out"
-    outside.mkdir()
-    out.mkdir()
-    (outside / "kept").write_text("mine")
-    (out / "config.json").symlink_to(outside / "kept")
-    (out / "onnx").symlink_to(outside)
-    with pytest.raises(CorruptDownload):
-        invoke(Server(archive_of(FILES)), "pull_model", "mdl_1", out)
-    assert {path.name: path.read_text() for path in outside.iterdir()} == {"kept": "mine"}
-    assert (out / "config.json").read_text() == "{}"

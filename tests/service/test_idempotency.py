@@ -1,6 +1,7 @@
 """Idempotency-Key: one creation, one answer, however often and however fast it is asked for."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -8,9 +9,12 @@ from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
 from service import idempotency
+from service.client import Client
+from service.config import Settings
 from service.db import Database
 from service.tables import ApiKey, IdempotencyRecord, Job, utc_now
 from tests.databases import on_databases
+from tests.live import LiveService
 from tests.service.samples import a_model, a_spec, store
 
 KEY = {"Idempotency-Key": "order-1"}
@@ -70,8 +74,8 @@ def test_validation_alone_keeps_nothing(client: TestClient, database: Database) 
 def test_a_replayed_key_is_not_shown_again(client: TestClient, database: Database) -> None:
     order = {"name": "ci", "scopes": ["read"]}
     first, second = (client.post("/v1/keys", json=order, headers=KEY) for _ in range(2))
-    assert (first.status_code, second.status_code) == (201, 201)
-    assert second.json() == {**first.json(), "key": None}
+    assert (first.status_code, second.status_code) == (201, 409)
+    assert second.json()["key_id"] == first.json()["id"]
     assert _count(database, ApiKey) == 2
     secret = first.json()["key"]
     with database.session_scope(read_only=True) as session:
@@ -106,3 +110,21 @@ def test_answers_are_kept_48_hours(client: TestClient, database: Database) -> No
     with database.session_scope() as session:
         idempotency.expire(session)
         assert session.scalars(select(IdempotencyRecord.key)).all() == ["age-47"]
+
+
+@on_databases
+def test_fifty_at_once_over_http_make_one_job(settings: Settings, database: Database, api_key: str) -> None:
+    store(database, model := a_model())
+    with LiveService(settings, api_key) as service, ThreadPoolExecutor(50) as pool:
+        service.start_api()
+        together = threading.Barrier(50)
+
+        def submit(_: int) -> dict[str, Any]:
+            with Client(service.url, api_key) as client:  # sends again what was still in flight
+                together.wait()
+                return client.submit_job(a_spec(model.id), idempotency_key="one")
+
+        answers = list(pool.map(submit, range(50)))
+    assert all(answer == answers[0] for answer in answers)
+    with database.session_scope(read_only=True) as session:
+        assert session.scalars(select(Job.id)).all() == [answers[0]["id"]]

@@ -35,7 +35,7 @@ def test_a_silent_job_is_rung_once(reconciler: Reconciler, database: Database, b
     reconciler.turn()
     assert broker.waiting() == {job.id}
     rung: list[str] = []
-    broker.ring = lambda job_id, priority=0: rung.append(job_id)  # type: ignore[method-assign]
+    broker.ring = rung.append  # type: ignore[method-assign, assignment]
     reconciler.turn()
     assert rung == []
 
@@ -54,9 +54,23 @@ def test_nothing_is_rung_while_the_broker_is_away(reconciler: Reconciler, databa
     submitted(database)
     rung: list[str] = []
     broker.waiting = lambda: None  # type: ignore[method-assign]
-    broker.ring = lambda job_id, priority=0: rung.append(job_id)  # type: ignore[method-assign]
+    broker.ring = rung.append  # type: ignore[method-assign, assignment]
     reconciler.turn()
     assert rung == []
+
+
+def test_what_nobody_owns_goes_at_the_first_turn_and_then_at_times(
+    reconciler: Reconciler, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept: list[str] = []
+    for module, name in (("intake.orphans", "sweep"), ("intake.orphans", "sweep_artifacts"), ("checkpoints", "sweep")):
+        monkeypatch.setattr(f"service.{module}.{name}", lambda *_, told=f"{module}.{name}": swept.append(told))
+    reconciler.turn()
+    reconciler.turn()
+    assert swept == ["intake.orphans.sweep", "intake.orphans.sweep_artifacts", "checkpoints.sweep"]
+    monkeypatch.setattr("service.reconciler.time.monotonic", lambda: 1e12)
+    reconciler.turn()
+    assert len(swept) == 6
 
 
 def test_the_loop_outlives_errors(settings: Settings, database: Database, broker: Broker) -> None:

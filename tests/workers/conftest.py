@@ -77,10 +77,10 @@ def make_job(database: Database, settings: Settings) -> MakeJob:
 
 @pytest.fixture
 def run(settings: Settings) -> Run:
-    """Make one attempt at a job with the fake engine, in this process."""
+    """Ring for a job: a worker with the fake engine works off what is due, in this process."""
 
-    def attempt(job_id: str) -> None:
-        supervisor.run(job_id, settings, engine_command=FAKE_ENGINE, worker_pid=os.getpid())
+    def attempt(_job_id: str) -> None:
+        supervisor.run(settings, engine_command=FAKE_ENGINE, worker_pid=os.getpid())
 
     return attempt
 

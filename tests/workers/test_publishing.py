@@ -21,7 +21,7 @@ from workers.publishing import MAX_RESULT_BYTES, Publication, Result, publish, r
 from workers.staging import Order
 
 HELD = Claim("job_X", 2, "default", 1)
-ORDER = Order("pruned", 0, "mdl_PARENT", {}, {}, ())
+ORDER = Order("pruned", "mdl_PARENT", {}, {}, ())
 RESULT: dict[str, Any] = {
     "verdict": [],
     "passed": True,
@@ -63,7 +63,8 @@ def test_the_archive_has_the_directory_at_its_root(folder: Path) -> None:
     publication = published(folder)
     storage = open_storage(f"file://{folder.parent / 'storage'}")
     named = job_archive(publication.artifacts)
-    assert [name for name, _ in named] == ["config.json", "huggingface_custom/config.json", "onnx/model.onnx"]
+    names = ["config.json", "huggingface_custom/config.json", "onnx/model.onnx", "secateur_manifest.json"]
+    assert [name for name, _ in named] == names
     layout = TarLayout([(name, artifact.size) for name, artifact in named])
     keys = {name: artifact.key for name, artifact in named}
     tar = b"".join(layout.read(0, layout.size, lambda name: storage.open(keys[name])))
@@ -98,7 +99,9 @@ def test_the_network_folder_is_an_archive_root_too() -> None:
     assert [name for name, _ in job_archive(artifacts)] == ["config.json", "onnx/model.onnx"]
 
 
-@pytest.mark.parametrize("kind", ["link", "folder link", "pipe", "unprintable", "long"])
+@pytest.mark.parametrize(
+    "kind", ["link", "folder link", "pipe", "unprintable", "long", "manifest", "archived manifest"]
+)
 def test_output_that_is_not_plain_files_is_refused(folder: Path, kind: str) -> None:
     place = folder / "out/report"
     match kind:
@@ -113,6 +116,10 @@ def test_output_that_is_not_plain_files_is_refused(folder: Path, kind: str) -> N
         case "long":
             deep = place.joinpath(*["d" * 200] * 3)
             deep.mkdir(parents=True)
+        case "manifest":
+            (folder / "out/manifest.json").write_text("{}")
+        case "archived manifest":
+            (folder / "out/huggingface/secateur_manifest.json").write_text("{}")
     with pytest.raises(JobFailed, match="output"):
         published(folder)
 

@@ -9,7 +9,7 @@ from service.config import Settings
 from service.db import Database
 from service.jobs import Claim
 from service.storage import open_storage
-from service.tables import Job
+from service.tables import Job, Model
 from tests.workers.conftest import WEIGHTS, MakeJob
 from workers.lease import Halt, JobFailed
 from workers.staging import read_order, stage, sweep, work_folder
@@ -36,10 +36,19 @@ def test_inputs_are_copies(database: Database, settings: Settings, make_job: Mak
     job_id = make_job("any")
     with database.session_scope() as session:
         order = read_order(session, Claim(job_id, 1, "default", 1))
-    stage(open_storage(settings.storage), tmp_path, order, lambda: None)
+    stage(open_storage(settings.storage), tmp_path, order, lambda: None, checkpoint_seconds=60)
     staged = tmp_path / "in/model/model.safetensors"
     assert staged.read_bytes() == WEIGHTS and staged.stat().st_nlink == 1
     assert json.loads((tmp_path / "order.json").read_text())["configuration"]["metadata"] == {"behaviour": "any"}
+
+
+def test_the_card_of_an_earlier_job_is_left_out(database: Database, make_job: MakeJob) -> None:
+    job_id = make_job("any")
+    with database.session_scope() as session:
+        model = session.get_one(Model, session.get_one(Job, job_id).model_id)
+        model.files = [*model.files, {"path": "README.md", "size": 1, "sha256": "0" * 64}]
+        order = read_order(session, Claim(job_id, 1, "default", 1))
+    assert [wanted.path for wanted in order.inputs] == ["in/model/model.safetensors"]
 
 
 def test_a_missing_input_is_told(database: Database, settings: Settings, make_job: MakeJob, tmp_path: Path) -> None:
@@ -49,7 +58,7 @@ def test_a_missing_input_is_told(database: Database, settings: Settings, make_jo
         order = read_order(session, Claim(job_id, 1, "default", 1))
         storage.delete_prefix(f"models/{session.get_one(Job, job_id).model_id}")
     with pytest.raises(JobFailed) as failure:
-        stage(storage, tmp_path, order, lambda: None)
+        stage(storage, tmp_path, order, lambda: None, checkpoint_seconds=60)
     assert failure.value.code == "INPUT_MISSING"
 
 
@@ -64,4 +73,4 @@ def test_staging_stops_when_the_job_does(
         raise Halt("cancelling")
 
     with pytest.raises(Halt):
-        stage(open_storage(settings.storage), tmp_path, order, check)
+        stage(open_storage(settings.storage), tmp_path, order, check, checkpoint_seconds=60)

@@ -11,16 +11,18 @@ from threading import Thread
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from service import jobs
 from service.config import Settings
 from service.db import Database, db_epoch
+from service.jobs import Claim
 from service.storage import open_storage
 from service.tables import Artifact, Attempt, Event, Job, MetricPoint, Model
 from tests.databases import on_databases
 from tests.processes import gone, wait_for
 from tests.workers.conftest import WEIGHTS, MakeJob, Run, read_job
-from workers import publishing, supervisor
+from workers import publishing, staging, supervisor
 from workers.supervisor import drain_file
 
 Aside = Callable[[str], Thread]
@@ -55,6 +57,7 @@ def test_a_job_that_succeeds_leaves_one_model_and_its_artifacts(
     assert sorted(artifacts) == [
         "huggingface/config.json",
         "huggingface/model.safetensors",
+        "manifest.json",
         "onnx/model.onnx",
         "onnx/model_int8.onnx",
         "report/report.html",
@@ -138,6 +141,29 @@ def test_a_ring_for_a_job_that_runs_does_nothing(
     thread.join()
     run(job_id)
     assert outcomes(database, job_id) == ["succeeded"]
+
+
+def test_a_ring_works_off_all_that_is_queued(database: Database, make_job: MakeJob, run: Run) -> None:
+    queued = [make_job("succeed") for _ in range(3)]
+    run(queued[2])
+    assert [read_job(database, job_id).status for job_id in queued] == ["succeeded"] * 3
+
+
+def test_a_job_whose_order_cannot_be_read_holds_up_no_other(
+    database: Database, make_job: MakeJob, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, sound = make_job("succeed"), make_job("succeed")
+    real = staging.read_order
+
+    def read_order(session: Session, held: Claim) -> staging.Order:
+        if held.job_id == broken:
+            raise KeyError("facts")
+        return real(session, held)
+
+    monkeypatch.setattr(supervisor, "read_order", read_order)
+    run(broken)
+    assert [read_job(database, job_id).status for job_id in (broken, sound)] == ["queued", "succeeded"]
+    assert outcomes(database, broken) == ["worker_error"]
 
 
 @pytest.mark.parametrize("behaviour", ["hang", "ignore_sigterm", "hang_with_child"])
@@ -249,7 +275,7 @@ def test_a_commit_whose_answer_is_lost_is_not_undone(
     job_id = make_job("succeed")
     run(job_id)
     assert read_job(database, job_id).status == "succeeded"
-    assert len(stored(settings, job_id)) == 5
+    assert len(stored(settings, job_id)) == 6
 
 
 def test_a_finish_that_loses_to_a_cancel_leaves_nothing(

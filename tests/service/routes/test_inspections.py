@@ -21,6 +21,7 @@ from tests.service.samples import (
     a_dataset,
     a_model,
     a_model_of,
+    a_worker,
     an_artifact,
     store,
     submitted,
@@ -48,7 +49,7 @@ def finish(database: Database, job_id: str, *artifacts: Any) -> None:
 
 @on_databases
 def test_an_inspection_is_a_job_that_is_stored_and_rung(client: TestClient, database: Database) -> None:
-    store(database, model := a_model(), dataset := a_dataset())
+    store(database, model := a_model(), dataset := a_dataset(), a_worker())
     body = {"dataset_id": dataset.id, "metadata": {"team": "search"}, "priority": 3}
     answer = inspect(client, model.id, body)
     assert answer.status_code == 202, answer.text
@@ -77,7 +78,7 @@ def test_the_same_key_gives_the_same_job(client: TestClient, database: Database)
 
 
 def test_without_rows_the_weights_alone_are_looked_at(client: TestClient, database: Database) -> None:
-    store(database, model := a_model(facts={"has_tokenizer": False}))
+    store(database, model := a_model(facts={"has_tokenizer": False}), a_worker())
     job = inspect(client, model.id).json()
     assert [c["kind"] for c in job["configuration"]["criteria"]] == ["magnitude"]
     assert [warning["code"] for warning in job["warnings"]] == ["LOSS_NOT_MEASURED"]
@@ -85,7 +86,7 @@ def test_without_rows_the_weights_alone_are_looked_at(client: TestClient, databa
 
 def test_rows_that_none_may_be_scored_by_still_measure(client: TestClient, database: Database) -> None:
     split = {"rows": 8, "size": 100, "sha256": "0" * 64}
-    store(database, model := a_model(), dataset := a_dataset(splits={"test": split}))
+    store(database, model := a_model(), dataset := a_dataset(splits={"test": split}), a_worker())
     job = inspect(client, model.id, {"dataset_id": dataset.id}).json()
     assert ([c["kind"] for c in job["configuration"]["criteria"]], job["warnings"]) == (["magnitude"], [])
 
@@ -108,7 +109,7 @@ def test_a_bare_encoder_is_looked_at_as_it_is_or_with_a_new_head(client: TestCli
 
 
 def test_of_an_unknown_family_the_weights_near_zero_are_counted(client: TestClient, database: Database) -> None:
-    store(database, model := a_model_of("mystery"), dataset := a_dataset())
+    store(database, model := a_model_of("mystery"), dataset := a_dataset(), a_worker())
     job = inspect(client, model.id).json()
     assert [warning["code"] for warning in job["warnings"]] == ["NETWORK_NOT_RUN"]
     assert job["configuration"]["structures"] == ["weights"]

@@ -39,7 +39,7 @@ def _claim(database: Database, job_id: str) -> jobs.Claim:
 
 @on_databases
 def test_a_submitted_job_is_stored_and_rung(client: TestClient, database: Database) -> None:
-    store(database, model := a_model(), dataset := a_dataset())
+    store(database, model := a_model(), dataset := a_dataset(), a_worker())
     spec = a_spec(model.id, dataset_id=dataset.id, metadata={"team": "search"}, priority=3)
     answer = client.post("/v1/jobs", json=spec)
     assert answer.status_code == 202
@@ -58,7 +58,7 @@ def test_a_submitted_job_is_stored_and_rung(client: TestClient, database: Databa
 
 
 def test_a_warning_of_the_door_outlives_the_attempts(client: TestClient, database: Database) -> None:
-    store(database, model := a_model())
+    store(database, model := a_model(), a_worker())
     job_id = client.post("/v1/jobs", json=a_spec(model.id)).json()["id"]
     claim = _claim(database, job_id)
     with database.session_scope() as session:
@@ -129,7 +129,8 @@ def test_cuda_needs_a_worker_that_has_it(client: TestClient, database: Database)
     store(database, model := a_model())
     spec = a_spec(model.id, device="cuda")
     store(database, a_worker("dead", "cpu", lives=0))
-    assert client.post("/v1/jobs", json=spec).status_code == 202
+    waiting = client.post("/v1/jobs", json=spec)
+    assert (waiting.status_code, waiting.json()["warnings"][-1]["code"]) == (202, "NO_WORKER")
     store(database, a_worker("alive", "cpu"))
     assert client.post("/v1/jobs", json=spec).json()["code"] == "DEVICE_NOT_AVAILABLE"
     store(database, a_worker("gpu", "cpu", "cuda"))

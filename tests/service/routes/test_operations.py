@@ -2,12 +2,15 @@
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from service.broker import Broker
 from service.catalog import FAMILIES
 from service.db import Database
+from service.readiness import BROKER, DATABASE, SPACE, STORAGE, WORKER
 from service.specs import CRITERIA_OF
+from tests.databases import on_databases
 from tests.service.samples import a_worker, store, submitted
 
 
@@ -30,7 +33,7 @@ def test_readiness_names_what_is_missing(
     store(database, a_worker("w1"))
     ready = anonymous_client.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json()["checks"] == {"database": True, "broker": True, "storage": True, "worker": True}
+    assert ready.json()["checks"] == {"database": True, "schema": True, "broker": True, "storage": True, "worker": True}
     assert (ready.json()["sandbox"], len(ready.json()["warnings"])) == (["process"], 1)
     assert list(app.state.storage.list("probe")) == []
 
@@ -46,6 +49,30 @@ def test_readiness_names_what_is_missing(
     app.state.broker, app.state.database = working
     assert (broken.status_code, broken.json()["code"]) == (503, "NOT_READY")
     assert broken.json()["missing"] == "database, broker, storage, worker"
+    for remedy in (DATABASE, BROKER, STORAGE, WORKER):
+        assert remedy in broken.json()["detail"]
+
+
+@on_databases
+def test_readiness_sees_that_migrations_are_missing(anonymous_client: TestClient, database: Database) -> None:
+    store(database, a_worker("w1"))
+    with database.session_scope() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    old = anonymous_client.get("/readyz").json()
+    assert (old["missing"], "secateur migrate" in old["detail"]) == ("schema, worker", True)
+    with database.session_scope() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert anonymous_client.get("/readyz").status_code == 200, "a newer release has migrated already"
+
+
+def test_readiness_sees_that_the_disk_is_filling(
+    anonymous_client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(database, a_worker("w1"))
+    monkeypatch.setattr(_app(anonymous_client).state.storage, "free_bytes", lambda: 1000)
+    full = anonymous_client.get("/readyz").json()
+    assert full["missing"] == "storage"
+    assert SPACE in full["detail"]
 
 
 def test_counters_are_by_route_and_status(client: TestClient, database: Database) -> None:

@@ -7,7 +7,8 @@ from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
 from service import problems
-from service.storage.serve import disposition, serve
+from service.storage.disposition import disposition
+from service.storage.serve import serve
 
 DATA = bytes(range(256)) * 4
 SHA256 = hashlib.sha256(DATA).hexdigest()

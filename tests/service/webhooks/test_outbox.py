@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 from service import jobs
 from service.db import Database
 from service.jobs import Claim
+from service.remedies import remedy
 from service.tables import Event, Job, WebhookAttempt, WebhookDelivery, WebhookEndpoint, utc_now
 from service.webhooks import outbox
 from service.webhooks.payload import WebhookPayload, body
@@ -18,7 +20,7 @@ from tests.service.samples import RESULT, submitted
 from tests.service.webhooks.conftest import an_endpoint
 
 URL = "https://hooks.example/in"
-ERROR = {"code": "OUT_OF_MEMORY", "message": "Use a smaller batch.", "blame": "user", "retryable": False}
+ERROR: dict[str, Any] = {"code": "DATA_UNUSABLE", "message": "A row is broken.", "blame": "user", "retryable": False}
 
 
 def rows(database: Database) -> list[WebhookDelivery]:
@@ -61,7 +63,7 @@ def test_a_job_that_ends_is_told_twice(database: Database, status: str) -> None:
     with database.session_scope(read_only=True) as session:
         events = {event.type: event.id for event in session.scalars(select(Event))}
     assert [started.event_id, ended.event_id] == [events[started.type], events[ended.type]]
-    assert ended.data["error"] == (ERROR if status == "failed" else None)
+    assert ended.data["error"] == (ERROR | {"advice": remedy(ERROR["code"])} if status == "failed" else None)
     assert ended.data["result"] == (None if status == "failed" else {"model_id": None, "verdict": RESULT["verdict"]})
 
 

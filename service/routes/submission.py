@@ -1,0 +1,146 @@
+"""The way of a job into the queue: its body read, resolved against what it is about, stored, rung for and answered."""
+
+import functools
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import jobs
+from service.auth import Principal
+from service.broker import Broker
+from service.db import on_commit
+from service.deps import remember
+from service.errors import Conflict, FieldError, NotFound
+from service.fingerprints import fingerprint_of
+from service.job_view import base_url, job_view
+from service.problems import invalid_body
+from service.quotas import check_queue
+from service.resolve import resolve
+from service.resolve.inspection import resolve_inspection
+from service.schemas import JobView
+from service.specs import JobSpec
+from service.specs.inspection import InspectionSpec
+from service.tables import Dataset, Job, Model
+from service.worker_view import device_kinds, live_workers
+
+Spec = TypeVar("Spec", JobSpec, InspectionSpec)
+
+_STATES = {"expired": "has expired, and its files were removed"}
+_NO_WORKER = {"code": "NO_WORKER", "message": "No worker is alive: the job waits until one is started."}
+
+
+def read_spec(form: type[Spec], submitted: Any) -> Spec:
+    """The spec that a body holds. Raises `Invalid` with a pointer to every fault."""
+    try:
+        return form.model_validate(submitted)
+    except ValidationError as error:
+        raise invalid_body(error, submitted, "INVALID_SPEC") from error
+
+
+def draft_job(session: Session, principal: Principal, submitted: dict[str, Any], spec: JobSpec) -> Job:
+    """The row of a compression that can work, not yet stored. Raises what is in its way."""
+    model = ready_model(session, principal, spec.model_id, "/model_id")
+    dataset = known_dataset(session, principal, spec.dataset_id)
+    devices = device_kinds(live_workers(session))
+    configuration, warnings = resolve(spec, model, dataset, devices)
+    job = jobs.new_job(principal.tenant, submitted, configuration, _advice(warnings, devices))
+    job.fingerprint = fingerprint_of(job.configuration, model, dataset)
+    return job
+
+
+def draft_inspection(
+    session: Session, principal: Principal, submitted: dict[str, Any], spec: InspectionSpec, model_id: str
+) -> Job:
+    """The same for an inspection of a model."""
+    model = ready_model(session, principal, model_id)
+    dataset = known_dataset(session, principal, spec.dataset_id)
+    devices = device_kinds(live_workers(session))
+    configuration, warnings = resolve_inspection(spec, model, dataset, devices)
+    job = jobs.new_job(principal.tenant, submitted, configuration, _advice(warnings, devices), kind="inspection")
+    job.fingerprint = fingerprint_of(job.configuration, model, dataset)
+    return job
+
+
+def _advice(warnings: list[dict[str, str]], devices: list[str] | None) -> list[dict[str, str]]:
+    return [*warnings, _NO_WORKER] if devices is None else warnings
+
+
+def ready_model(session: Session, principal: Principal, model_id: str, *pointers: str) -> Model:
+    """The tenant's model, locked so that it cannot be deleted before the job's row is there.
+
+    Raises `NotFound`, and `Conflict` while the model is not ready; `pointers` name the fields of the body at fault.
+    """
+    model = session.scalar(
+        select(Model)
+        .where(Model.id == model_id, Model.tenant == principal.tenant, Model.deleted_at.is_(None))
+        .with_for_update(read=True)
+    )
+    if model is None:
+        detail = "There is no such model."
+        raise NotFound(detail, errors=tuple(FieldError(pointer, detail) for pointer in pointers))
+    if model.state != "ready":
+        detail = f"The model {_STATES.get(model.state, f'is {model.state}')}; only a ready one can be pruned."
+        errors = tuple(FieldError(pointer, detail) for pointer in pointers)
+        raise Conflict(detail, code="MODEL_NOT_READY", errors=errors)
+    return model
+
+
+def known_dataset(session: Session, principal: Principal, dataset_id: str | None) -> Dataset | None:
+    """The tenant's data set, locked likewise; None where none is named. Raises `NotFound`."""
+    if dataset_id is None:
+        return None
+    dataset = session.scalar(
+        select(Dataset)
+        .where(Dataset.id == dataset_id, Dataset.tenant == principal.tenant, Dataset.deleted_at.is_(None))
+        .with_for_update(read=True)
+    )
+    if dataset is None:
+        detail = "There is no such data set."
+        raise NotFound(detail, errors=(FieldError("/dataset_id", detail),))
+    return dataset
+
+
+def queue(
+    session: Session,
+    broker: Broker,
+    principal: Principal,
+    request: Request,
+    response: Response,
+    body_sha256: str,
+    job: Job,
+) -> JobView:
+    """Store a job as queued, ring once it is committed, and answer with it where it can be found.
+
+    Raises what `service.quotas.check_queue` raises.
+    """
+    check_queue(session, request.app.state.settings, principal.tenant)
+    job.request_id = request.scope["secateur_request_id"]
+    jobs.submit(session, job)
+    ring(session, broker, job)
+    return answer(session, principal, request, response, body_sha256, job, 202)
+
+
+def ring(session: Session, broker: Broker, job: Job) -> None:
+    """Tell the workers once the job's row is committed."""
+    on_commit(session, functools.partial(broker.ring, job.id))
+
+
+def answer(
+    session: Session,
+    principal: Principal,
+    request: Request,
+    response: Response,
+    body_sha256: str,
+    job: Job,
+    status: int,
+) -> JobView:
+    """Show a job where it can be found, now and to repetitions of the request."""
+    view = job_view(session, job, base_url(request))
+    headers = {"Location": view.links["self"]}
+    response.headers.update(headers)
+    response.status_code = status
+    remember(session, principal, request, body_sha256, status, headers, view.model_dump(mode="json"))
+    return view
