@@ -110,6 +110,10 @@ class Engine:
                 self._selector.unregister(key.fileobj)
         return bool(ready) and bool(self._selector.get_map())
 
+    def ask_to_leave(self) -> None:
+        """Tell the engine, and nothing below it, to save what it has and to end (SIGTERM)."""
+        self.process.terminate()
+
     def end(self, grace: float) -> int:
         """End the engine and its group, SIGTERM first; read what is left in its pipes. Returns its exit code.
 
