@@ -9,6 +9,7 @@ REMEDIES: dict[str, str] = {
     "ENGINE_CRASHED": "Retry it; if it crashes again, clone it with a smaller batch_size or on the other device.",
     "ENGINE_ERROR": "Look at the job's events and the worker's log, and report the job's id and request_id.",
     "ENGINE_KILLED": "Give the worker more memory, or clone it with a smaller batch_size or max_length.",
+    "ENGINE_STOPPED": "Retry it; if it happens again, look for what ends processes on the worker's machine.",
     "EXPORT_FAILED": "Clone it with the export huggingface_custom or onnx.",
     "GPU_OUT_OF_MEMORY": "Clone it with a smaller batch_size or max_length, or run it on a larger GPU or the CPU.",
     "INPUT_CORRUPT": "Upload the model and the data set again and submit a job with them.",

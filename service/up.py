@@ -165,7 +165,7 @@ def _run(settings: Settings, interrupted: Callable[[], bool], running: ExitStack
     settings, broker = _with_broker(settings, running)
     upgrade(settings.database)
     key_file = _ensure_key(settings)
-    children = [*broker, _service_child("api", settings, 10.0), _service_child("worker", settings, 30.0)]
+    children = [*broker, _service_child("api", settings, 10.0), _service_child("worker", settings, 60.0)]
     for child in children[len(broker) :]:
         running.callback(child.end)
         child.launch()

@@ -27,6 +27,7 @@ from workers.staging import Order, copy
 log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
+STORING = "storing"
 STAGED = "in/checkpoint"
 MANIFEST = "checkpoint.json"
 MAX_FILES = 100
@@ -97,14 +98,16 @@ class Keeper:
         if key == before:
             return
         try:
-            files = self._put(key, line)
+            # The engine removes its older ones, however long storing takes: this one is out of its reach.
+            taken = (self._folder / line.name).rename(self._folder / STORING)
+            files = self._put(key, taken)
         except Exception as fault:
             if not isinstance(fault, _Abandoned):
                 log.exception("Checkpoint %s of job %s was not stored", line.name, self._held.job_id)
             self._forget(key)
         else:
             self._replace(before, {"key": key, "files": files, "step": line.step, "token": self._held.token})
-        shutil.rmtree(self._folder / line.name, ignore_errors=True)
+        shutil.rmtree(self._folder / STORING, ignore_errors=True)
 
     def _replace(self, before: str | None, checkpoint: dict[str, Any]) -> None:
         try:
@@ -116,9 +119,9 @@ class Keeper:
             self._kept = checkpoint
         self._forget(before if noted else checkpoint["key"])
 
-    def _put(self, key: str, line: CheckpointLine) -> list[dict[str, Any]]:
+    def _put(self, key: str, folder: Path) -> list[dict[str, Any]]:
         files = []
-        for path in self._plain_files(self._folder / line.name):
+        for path in self._plain_files(folder):
             size, digest = path.stat().st_size, sha256_of(path, self._check)
             self._storage.put(f"{key}/{path.name}", path)
             files.append({"path": path.name, "size": size, "sha256": digest})

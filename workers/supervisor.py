@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
@@ -38,6 +39,7 @@ Step: TypeAlias = Callable[[Session], bool]
 
 _PUMP_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
+_STOPPED = {os.EX_TEMPFAIL, -signal.SIGTERM}
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 
 
@@ -257,6 +259,8 @@ def _death(code: int, relay: Relay) -> JobFailed:
         return JobFailed(
             "ENGINE_KILLED", "The engine was killed; it may be out of memory.", "transient", retryable=True
         )
+    if code in _STOPPED:
+        return JobFailed("ENGINE_STOPPED", "The engine was told to stop from outside.", "transient", retryable=True)
     if -code in _CRASHES:
         return JobFailed("ENGINE_CRASHED", f"The engine crashed ({signal.Signals(-code).name}).", retryable=True)
     return JobFailed("ENGINE_ERROR", f"The engine ended with code {code}.")

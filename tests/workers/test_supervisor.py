@@ -113,7 +113,10 @@ def test_a_failed_engine_fails_the_job_and_leaves_nothing(
     assert not list((settings.scratch / "jobs").iterdir())
 
 
-@pytest.mark.parametrize(("number", "outcome"), [(signal.SIGKILL, "engine_killed"), (signal.SIGSEGV, "engine_crashed")])
+@pytest.mark.parametrize(
+    ("number", "outcome"),
+    [(signal.SIGKILL, "engine_killed"), (signal.SIGSEGV, "engine_crashed"), (signal.SIGTERM, "engine_stopped")],
+)
 def test_an_engine_that_dies_three_times_is_a_crash_loop(
     database: Database, make_job: MakeJob, run: Run, number: int, outcome: str
 ) -> None:

@@ -25,7 +25,7 @@ VERSION = 1
 KEPT = 2
 """How many stay: the one before the newest serves where the newest turns out to be damaged."""
 FILE = re.compile(r"[a-z]+\.(json|safetensors)")
-ASIDE = {"name", "metadata", "priority", "timeout", "webhook_url"}
+ASIDE = {"name", "metadata", "priority", "timeout", "webhook_url", "reuse", "expires_after"}
 """Parts of an order that change nothing of the network."""
 PIECE = 1 << 20
 
