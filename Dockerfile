@@ -16,7 +16,7 @@ ENV SECATEUR_DATA_DIR=/data
 VOLUME /data
 
 FROM base AS api
-RUN pip install .
+RUN pip install '.[s3]'
 USER 10001:10001
 WORKDIR /data
 EXPOSE 8400
@@ -26,7 +26,7 @@ CMD ["secateur", "api", "--host", "0.0.0.0"]
 
 FROM base AS worker
 ARG TORCH_PIP_ARGS=""
-RUN pip install ${TORCH_PIP_ARGS} torch==2.13.0 && pip install '.[worker]'
+RUN pip install ${TORCH_PIP_ARGS} torch==2.13.0 && pip install '.[worker,s3]'
 USER 10001:10001
 WORKDIR /data
 CMD ["secateur", "worker"]

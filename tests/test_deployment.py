@@ -74,7 +74,7 @@ def test_the_api_image_has_no_torch_and_the_worker_image_has() -> None:
     run = {target: " ".join(rest for word, rest in lines if word == "RUN") for target, lines in stages().items()}
     assert "torch" not in run["base"] + run["api"]
     assert "[worker]" not in run["api"]
-    assert "torch==2.13.0" in run["worker"] and "[worker]" in run["worker"]
+    assert "torch==2.13.0" in run["worker"] and "[worker,s3]" in run["worker"]
     assert "torch==2.13.0" in (ROOT / "Makefile").read_text()
 
 

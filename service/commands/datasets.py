@@ -7,7 +7,7 @@ import typer
 
 from service.commands.completion import DatasetId
 from service.commands.connect import connect
-from service.commands.show import AsJson, deleted, emit, facts, table, transfer
+from service.commands.show import AsJson, Limit, deleted, emit, facts, table, transfer
 
 app = typer.Typer(no_args_is_help=True, help="Upload and list data sets.")
 
@@ -28,7 +28,7 @@ def push(
 
 
 @app.command("list")
-def list_(limit: Annotated[int, typer.Option(min=1)] = 20, as_json: AsJson = False) -> None:
+def list_(limit: Limit = 20, as_json: AsJson = False) -> None:
     """List data sets, newest first."""
     with connect() as client:
         datasets = client.list_datasets(limit=limit)

@@ -16,7 +16,7 @@ from service.commands.estimates import estimate
 from service.commands.exits import INTERRUPTED
 from service.commands.follow import Junit, Markdown, check_files, conclude
 from service.commands.follow import follow as follow_job
-from service.commands.show import AsJson, Json, deleted, emit, facts, say, show_result, table
+from service.commands.show import AsJson, Json, Limit, deleted, emit, facts, say, show_result, table
 
 app = typer.Typer(no_args_is_help=True, help="Submit, follow, cancel and look at jobs.")
 
@@ -67,7 +67,7 @@ def list_(
     status: Annotated[str | None, typer.Option(help="Only jobs of this status.")] = None,
     model_id: Annotated[str | None, typer.Option("--model", help="Only jobs about this model.")] = None,
     name: Annotated[str | None, typer.Option(help="Only jobs of this name.")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""

@@ -10,7 +10,7 @@ from service import audit
 from service.auth import DEFAULT_TENANT, issue_key
 from service.commands.connect import connect
 from service.commands.database import opened
-from service.commands.show import AsJson, deleted, emit, table
+from service.commands.show import AsJson, Limit, deleted, emit, table
 from service.tables import utc_now
 
 app = typer.Typer(no_args_is_help=True, help="Make API keys, directly in the database; list and revoke them.")
@@ -42,7 +42,7 @@ def create(
 
 
 @app.command("list")
-def list_(limit: Annotated[int, typer.Option(min=1)] = 20, as_json: AsJson = False) -> None:
+def list_(limit: Limit = 20, as_json: AsJson = False) -> None:
     """List the keys of the tenant, newest first, without their secrets."""
     with connect() as client:
         rows = client.list_keys(limit=limit)

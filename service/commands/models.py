@@ -11,7 +11,19 @@ from service.commands.completion import ModelId
 from service.commands.connect import connect
 from service.commands.exits import of_job
 from service.commands.lineage import draw_lineage
-from service.commands.show import AsJson, JobDisplay, Verify, deleted, emit, facts, say, show_result, table, transfer
+from service.commands.show import (
+    AsJson,
+    JobDisplay,
+    Limit,
+    Verify,
+    deleted,
+    emit,
+    facts,
+    say,
+    show_result,
+    table,
+    transfer,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Upload, download, list and inspect models.")
 
@@ -71,7 +83,7 @@ def download(
 
 
 @app.command("list")
-def list_(limit: Annotated[int, typer.Option(min=1)] = 20, as_json: AsJson = False) -> None:
+def list_(limit: Limit = 20, as_json: AsJson = False) -> None:
     """List models, newest first."""
     with connect() as client:
         models = client.list_models(limit=limit)

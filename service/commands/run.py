@@ -11,6 +11,7 @@ from service.commands.connect import connect
 from service.commands.exits import of_job
 from service.commands.follow import STANDARD_OUTPUT, Junit, Markdown, check_files, follow, write_files
 from service.commands.show import AsJson, Verify, emit, say, show_result, transfer
+from service.commands.verdict_files import verdict
 
 
 def run(
@@ -41,7 +42,7 @@ def run(
         if job["result"] is not None:
             _fetch(client, job["id"], out, verify)
     if as_json:
-        emit({"job": job, "out": str(out) if job["result"] is not None else None})
+        emit({"job": job, "out": str(out) if job["result"] is not None else None, "verdict": verdict(job)})
     elif markdown != STANDARD_OUTPUT:
         show_result(job)
         if job["result"] is not None:

@@ -14,6 +14,8 @@ from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
+Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+
 Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="Compare every file with the manifest.")]
 
 Json = dict[str, Any]

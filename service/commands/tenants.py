@@ -9,7 +9,7 @@ from sqlalchemy import select
 from service import audit
 from service.commands.connect import connect
 from service.commands.database import opened
-from service.commands.show import AsJson, Json, emit, table
+from service.commands.show import AsJson, Json, Limit, emit, table
 from service.config import get_settings
 from service.quotas import TenantLimits, limits_of, usage_of
 from service.tables import ApiKey, Tenant, utc_now
@@ -17,7 +17,7 @@ from service.tables import ApiKey, Tenant, utc_now
 app = typer.Typer(no_args_is_help=True, help="Set what a tenant may use, directly in the database.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The tenant, as `keys create --tenant` names it.")]
-Bound = Annotated[int | None, typer.Option(min=0)]
+Bound = Annotated[int | None, typer.Option(min=0, help="At most so many at a time.")]
 
 
 class LimitName(StrEnum):
@@ -103,7 +103,7 @@ def audit_log(
     key_id: Annotated[str | None, typer.Option("--key", help="Only what this key did.")] = None,
     after: Annotated[str | None, typer.Option(help="Only later than this time, with its zone.")] = None,
     before: Annotated[str | None, typer.Option(help="Only earlier than this time, with its zone.")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """List what keys have changed, newest first."""

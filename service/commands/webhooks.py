@@ -6,7 +6,7 @@ import typer
 
 from service.commands.completion import EndpointId
 from service.commands.connect import connect
-from service.commands.show import AsJson, Json, deleted, emit, facts, say, table
+from service.commands.show import AsJson, Json, Limit, deleted, emit, facts, say, table
 
 app = typer.Typer(no_args_is_help=True, help="Be told when jobs start and end.")
 
@@ -30,7 +30,7 @@ def create(
 
 
 @app.command("list")
-def list_(limit: Annotated[int, typer.Option(min=1)] = 20, as_json: AsJson = False) -> None:
+def list_(limit: Limit = 20, as_json: AsJson = False) -> None:
     """List endpoints, newest first."""
     with connect() as client:
         endpoints = client.list_webhooks(limit=limit)
@@ -92,7 +92,7 @@ def rotate_secret(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
 def deliveries(
     endpoint_id: EndpointId,
     job_id: Annotated[str | None, typer.Option("--job", help="Only those about this job.")] = None,
-    limit: Annotated[int, typer.Option(min=1)] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """List what was sent to an endpoint and what came of it, newest first."""

@@ -39,7 +39,8 @@ def job(status: str, **fields: Any) -> dict[str, Any]:
     return {
         "id": "job_1", "name": "x", "status": status, "phase": None, "result": None, "error": None, "warnings": [],
         "progress": {"fraction": 1.0, "step": 3, "total_steps": 3, "seconds_remaining": None},
-        "queue": {"position": None}, "created_at": "2026-01-01T00:00:00Z", "started_at": None, "finished_at": None,
+        "spec": {}, "links": {}, "queue": {"position": None},
+        "created_at": "2026-01-01T00:00:00Z", "started_at": None, "finished_at": None,
     } | fields  # fmt: skip
 
 
@@ -121,6 +122,64 @@ def test_a_spec_that_is_no_object_is_2(tmp_path: Path, content: str) -> None:
     (tmp_path / "spec.json").write_text(content)
     assert code_of("jobs", "submit", str(tmp_path / "spec.json")) == 2
     assert code_of("run", "--spec", str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")) == 2
+
+
+# The gate
+
+
+def test_submit_waits_and_writes_the_verdict(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answers(lambda request: httpx.Response(202 if request.method == "POST" else 200, json=job("failed")))
+    (tmp_path / "spec.json").write_text("{}")
+    (tmp_path / "summary.md").write_text("before")
+    assert code_of("jobs", "submit", "spec.json", "--wait", "--junit", "out/junit.xml", "--markdown", "summary.md") == 3
+    assert '<testsuite name="x"' in (tmp_path / "out" / "junit.xml").read_text()
+    assert (tmp_path / "summary.md").read_text().startswith("before\n### Secateur: x failed")
+    assert "job_1 queued" in capsys.readouterr().err
+    assert code_of("jobs", "submit", "spec.json") == 0, "without any of these it does not wait"
+
+
+def test_markdown_may_take_the_place_of_the_tables(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(lambda _: httpx.Response(200, json=job("cancelled")))
+    assert code_of("jobs", "watch", "job_1", "--markdown", "-") == 5
+    assert capsys.readouterr().out.startswith("\n### Secateur: x cancelled")
+    assert code_of("jobs", "watch", "job_1", "--markdown", "-", "--json") == 2
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_queued(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answers(lambda _: pytest.fail("nothing should be asked"))
+    (tmp_path / "spec.json").write_text("{}")
+    (tmp_path / "file").write_text("")
+    assert code_of("jobs", "submit", "spec.json", "--junit", "file/junit.xml") == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# Events
+
+
+def test_events_are_followed_line_by_line(
+    answers: Callable[[Handler], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = [{"id": f"evt_{n}", "time": "t", "level": "info", "type": "cut", "message": f"Cut {n}."} for n in (1, 2)]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        known = request.headers.get("last-event-id")
+        left = [event for event in told if known is None or event["id"] > known]
+        body = "".join(f"id: {event['id']}\ndata: {json.dumps(event)}\n\n" for event in left)
+        return httpx.Response(200 if left else 204, stream=httpx.ByteStream(body.encode()))
+
+    monkeypatch.setattr("service.client.time.sleep", lambda seconds: None)
+    answers(handler)
+    assert code_of("jobs", "events", "job_1", "--follow", "--after", "evt_1") == 0
+    assert capsys.readouterr().out.split() == ["t", "info", "cut", "Cut", "2."]
+    assert code_of("jobs", "events", "job_1", "--follow", "--json") == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == told
 
 
 # run
