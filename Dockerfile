@@ -25,6 +25,8 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
 CMD ["secateur", "api", "--host", "0.0.0.0"]
 
 FROM base AS worker
+# The jobs' sandbox; what the container must allow for it stands in docker-compose.yml.
+RUN apt-get update && apt-get install --yes --no-install-recommends bubblewrap && rm -rf /var/lib/apt/lists/*
 ARG TORCH_PIP_ARGS=""
 RUN pip install ${TORCH_PIP_ARGS} torch==2.13.0 && pip install '.[worker,s3]'
 USER 10001:10001

@@ -6,6 +6,7 @@ A knob that changes a job's result belongs to its spec, never here.
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -37,7 +38,28 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = 8400
     public_url: str | None = Field(None, description="base of links in answers; default: as the request came")
+    allowed_hosts: str | None = Field(
+        None,
+        description="names that requests may be for, with commas between; * is any. Default: public_url's, and this "
+        "machine's own while host is one of them, else any",
+    )
+    trusted_proxies: str = Field(
+        "", description="addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed, with commas"
+    )
     admin_key: SecretStr | None = Field(None, description="installed as an admin key at the start of the API")
+
+    header_timeout_seconds: float = Field(10.0, gt=0, description="for the address and headers of a request to come")
+    body_timeout_seconds: float = Field(
+        30.0, gt=0, description="a body that brings less than 1 KiB a second over this time is given up"
+    )
+    answer_timeout_seconds: float = Field(
+        120.0, gt=0, description="a client that takes nothing of its answer for this long is dropped"
+    )
+    max_header_bytes: int = Field(64 << 10, ge=1024, description="of a request's address and headers together")
+    max_connections: int = Field(800, ge=1, description="per API process, which needs some more open files than that")
+    max_connections_per_address: int = Field(
+        400, ge=1, description="behind a proxy all clients have its address: give it what the proxy may open"
+    )
 
     max_json_bytes: int = 1 << 20
     max_upload_bytes: int | None = Field(None, description="default: free disk less disk_reserve_bytes")
@@ -67,6 +89,13 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(60.0, description="how often a job that trains is saved, to go on from there")
     checkpoint_grace_seconds: float = Field(
         30.0, description="for saving a job once more before it is paused or its worker leaves"
+    )
+    sandbox: Literal["auto", "bubblewrap", "process"] = Field(
+        "auto",
+        description="of jobs: bubblewrap, or no worker starts; auto: processes alone where that is missing",
+    )
+    job_memory_bytes: int | None = Field(
+        None, ge=1 << 28, description="of one job process; default: the machine's or container's, less a reserve"
     )
     kill_grace_seconds: float = Field(4.0, description="between SIGTERM and SIGKILL of an engine")
     webhook_allow_private: bool = Field(
@@ -124,3 +153,9 @@ def environment_of(settings: Settings) -> dict[str, str]:
             plain = value.get_secret_value() if isinstance(value, SecretStr) else value
             environment[f"SECATEUR_{name.upper()}"] = str(plain)
     return environment
+
+
+def adopt(settings: Settings) -> None:
+    """Make these the settings of this process, and of those that it starts from now on."""
+    os.environ.update(environment_of(settings))
+    get_settings.cache_clear()

@@ -173,7 +173,7 @@ _CAPABILITIES: dict[str, Any] = {
         {
             "name": "gpu-1:4711",
             "devices": [{"kind": "cuda", "name": "NVIDIA H100", "memory": 80 << 30}],
-            "sandbox": "process",
+            "sandbox": "bubblewrap+seccomp+gpu",
             "started_at": _AT,
         }
     ],
@@ -304,8 +304,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Readiness": {
         "status": "ready",
         "checks": {"database": True, "broker": True, "storage": True, "worker": True},
-        "sandbox": ["process"],
-        "warnings": ["Engines run in processes of their own, but without a sandbox."],
+        "sandbox": ["bubblewrap+seccomp"],
+        "warnings": [],
     },
 }
 """By the name of the schema in the document."""

@@ -19,6 +19,7 @@ REMEDIES: dict[str, str] = {
     "NOT_FINITE": "Check the model's weights; if they are sound, clone the job with a lower learning_rate.",
     "NO_SPACE": "Make room on the worker's disk and in the storage, then retry it.",
     "OUT_OF_MEMORY": "Clone it with a smaller batch_size or max_length, or give the worker more memory.",
+    "SANDBOX_ERROR": "Look at the worker's log, put its sandbox in order and retry the job.",
     "STORAGE_ERROR": "Retry it when the storage can be reached again.",
     "TARGET_OUT_OF_REACH": "Clone it with a milder target, or let it cut more structures.",
     "TIMEOUT": "Retry it to go on from its checkpoint, or clone it with a longer timeout.",

@@ -380,5 +380,5 @@ class Readiness(BaseModel):
 
     status: Literal["ready"] = "ready"
     checks: dict[str, bool]
-    sandbox: list[str] = Field(description="sandbox levels of the live workers")
+    sandbox: list[str] = Field(description="of the live workers: process, or bubblewrap with what belongs to it")
     warnings: list[str]

@@ -131,6 +131,7 @@ def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
         reconcile_seconds=1,
         kill_grace_seconds=2,
         disk_reserve_bytes=1 << 20,
+        sandbox="process",
     )
 
 

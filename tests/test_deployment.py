@@ -123,6 +123,17 @@ def test_one_worker_has_a_gpu_and_one_has_none() -> None:
     assert "deploy" not in services["worker-cpu"]
 
 
+@pytest.mark.parametrize("name", ["worker", "worker-cpu"])
+def test_a_workers_container_can_have_a_sandbox_for_its_jobs(name: str) -> None:
+    installed = " ".join(rest for word, rest in stages()["worker"] if word == "RUN")
+    service = ours()[name]
+    assert "apt-get install --yes --no-install-recommends bubblewrap" in installed
+    assert {"seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"} < set(service["security_opt"])
+    assert service["cap_drop"] == ["ALL"] and "no-new-privileges:true" in service["security_opt"]
+    assert 4096 < service["pids_limit"] < 1 << 15
+    assert ours()["api"]["security_opt"] == ["no-new-privileges:true"]
+
+
 def test_every_variable_of_the_compose_file_is_explained_and_no_password_has_a_default() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     used = dict(re.findall(r"(?<!\$)\$\{(\w+)([^}]*)\}", text))

@@ -3,6 +3,7 @@
 The worker's main process never imports torch: Celery spawns a process for each job, and the engine is a child of that.
 """
 
+import logging
 import logging.config
 import os
 from functools import cache
@@ -12,11 +13,17 @@ from celery import signals
 
 from service import logs
 from service.broker import ENTRY, make_celery
-from service.config import get_settings
+from service.config import adopt, get_settings
 from service.processes import die_with_parent
 from workers import supervisor
 from workers.presence import Presence
+from workers.sandbox import SandboxMissing, settle
 from workers.staging import sweep
+
+log = logging.getLogger(__name__)
+
+NO_SANDBOX = 2
+"""Exit code of a worker that must have a sandbox and finds none: that of a setting that cannot be used."""
 
 app = make_celery(get_settings().broker)
 
@@ -33,6 +40,17 @@ def run_job(job_id: str) -> None:
 def _set_up_logging(**_: Any) -> None:
     settings = get_settings()
     logging.config.dictConfig(logs.configuration(settings.log_level, settings.log_format))
+
+
+@signals.worker_init.connect  # type: ignore[untyped-decorator]
+def _confine(**_: Any) -> None:
+    """Decide once in what jobs run: none of them can make the worker think again, by filling its disk for one."""
+    _set_up_logging()
+    try:
+        adopt(settle(get_settings()))
+    except SandboxMissing as missing:
+        log.critical("SECATEUR_SANDBOX=bubblewrap, but there is no sandbox: %s", missing)
+        raise SystemExit(NO_SANDBOX) from missing
 
 
 @cache

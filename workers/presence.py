@@ -16,7 +16,7 @@ from sqlalchemy import delete, update
 from service.config import Settings
 from service.db import Database, db_epoch, rows_changed
 from service.tables import Worker
-from workers import sandbox
+from workers.sandbox import level_of
 
 log = logging.getLogger(__name__)
 
@@ -103,5 +103,7 @@ class Presence:
             if rows_changed(session, row) == 0:
                 session.execute(delete(Worker).where(Worker.seen_until < db_epoch() - _FORGET_SECONDS))
                 session.add(
-                    Worker(name=self._name, devices=self._devices, sandbox=sandbox.LEVEL, seen_until=seen_until)
+                    Worker(
+                        name=self._name, devices=self._devices, sandbox=level_of(self._settings), seen_until=seen_until
+                    )
                 )

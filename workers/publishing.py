@@ -152,6 +152,8 @@ def artifact_prefix(job_id: str, token: int) -> str:
 
 
 def _regular_files(folder: Path) -> Iterator[Path]:
+    if folder.is_symlink():  # which os.walk follows at its root
+        raise JobFailed("ENGINE_ERROR", "The engine's output is a link.")
     found = 0
     for parent, folders, files in os.walk(folder, followlinks=False):
         for path in (Path(parent, name) for name in (*folders, *files)):

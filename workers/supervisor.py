@@ -2,8 +2,6 @@
 
 import errno
 import logging
-import os
-import signal
 import socket
 import sys
 import time
@@ -24,10 +22,11 @@ from service.jobs import Claim
 from service.storage import Storage, open_storage
 from service.tables import Job
 from workers.checkpoints import Keeper, bring_back
+from workers.deaths import death_of, no_sandbox, no_space
 from workers.lease import Halt, JobFailed, Lease, Reason
 from workers.publishing import Publication, artifact_prefix, publish
 from workers.relay import Lines, Relay
-from workers.sandbox import Engine
+from workers.sandbox import Engine, SandboxMissing, is_full, settle
 from workers.staging import Order, read_order, stage, work_folder
 
 log = logging.getLogger(__name__)
@@ -39,8 +38,6 @@ Step: TypeAlias = Callable[[Session], bool]
 
 _PUMP_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
-_STOPPED = {os.EX_TEMPFAIL, -signal.SIGTERM}
-_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 
 
 def worker_name(pid: int) -> str:
@@ -55,6 +52,7 @@ def drain_file(scratch: Path, pid: int) -> Path:
 
 def run(settings: Settings, *, engine_command: Sequence[str] = ENGINE, worker_pid: int) -> None:
     """Make attempts at the jobs whose turn it is until there is nothing to be had."""
+    settings = settle(settings) if settings.sandbox == "auto" else settings
     database = Database(settings.database)
     try:
         supervisor = Supervisor(database, open_storage(settings.storage), settings, engine_command, worker_pid)
@@ -124,7 +122,7 @@ class Supervisor:
                 stage(self._storage, folder, order, lease.check, checkpoint_seconds=self._settings.checkpoint_seconds)
                 self._bring_back(folder, held, order, lease)
                 with Keeper(self._storage, folder, held, order, self._note_of(held)) as keeper:
-                    self._run_engine(folder, relay, lease, keeper)
+                    self._run_engine(folder, order, relay, lease, keeper)
                 publication = publish(self._storage, folder, held, order, lease.check)
         except (InsufficientStorage, Unavailable, OSError) as error:
             log.exception("Job %s could not be staged or published", held.job_id)
@@ -140,13 +138,15 @@ class Supervisor:
     def _note_of(self, held: Claim) -> Callable[[dict[str, Any]], bool]:
         return lambda checkpoint: self._persist(lambda session: jobs.keep_checkpoint(session, held, checkpoint))
 
-    def _run_engine(self, folder: Path, relay: Relay, lease: Lease, keeper: Keeper) -> None:
+    def _run_engine(self, folder: Path, order: Order, relay: Relay, lease: Lease, keeper: Keeper) -> None:
         lines = Lines(relay.feed)
-        engine = Engine(self._engine_command, folder, self._settings, lines.feed)
+        engine = self._start_engine(folder, order, lines)
         try:
             while engine.pump(_PUMP_SECONDS):
                 keeper.offer(relay.checkpoint)
                 lease.check()
+                if is_full(folder, self._settings):
+                    raise no_space()
         except (Halt, JobFailed) as reason:
             self._let_save(engine, lease, reason)
             raise
@@ -157,7 +157,15 @@ class Supervisor:
             log.warning("Job %s reported %d malformed lines", lease.held.job_id, bad)
         if code != 0:
             log.warning("The engine of job %s ended with %d:\n%s", lease.held.job_id, code, engine.log())
-            raise _death(code, relay)
+            raise death_of(code, relay, engine.log()) if engine.was_started else no_sandbox()
+
+    def _start_engine(self, folder: Path, order: Order, lines: Lines) -> Engine:
+        timeout = float(order.configuration["timeout"])
+        try:
+            return Engine(self._engine_command, folder, self._settings, lines.feed, timeout=timeout)
+        except SandboxMissing as missing:
+            log.error("There is no sandbox any more: %s", missing)
+            raise no_sandbox() from missing
 
     def _let_save(self, engine: Engine, lease: Lease, reason: Halt | JobFailed) -> None:
         """Let the engine save what it has, unless nobody wants it; the lease is kept meanwhile."""
@@ -246,21 +254,5 @@ def _has_ended(session: Session, held: Claim, *statuses: str) -> bool:
 def _storage_failure(error: Exception) -> JobFailed:
     full = isinstance(error, InsufficientStorage) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     if full:
-        return JobFailed("NO_SPACE", "The worker's disk or the storage is full.", "transient", retryable=True)
+        return no_space()
     return JobFailed("STORAGE_ERROR", "The storage could not be read or written.", "transient", retryable=True)
-
-
-def _death(code: int, relay: Relay) -> JobFailed:
-    """Why an engine ended: by its own words if it had any, else by how it died."""
-    if relay.error is not None:
-        line = relay.error
-        return JobFailed(line.code, line.message, line.blame, retryable=line.retryable)
-    if code == -signal.SIGKILL:
-        return JobFailed(
-            "ENGINE_KILLED", "The engine was killed; it may be out of memory.", "transient", retryable=True
-        )
-    if code in _STOPPED:
-        return JobFailed("ENGINE_STOPPED", "The engine was told to stop from outside.", "transient", retryable=True)
-    if -code in _CRASHES:
-        return JobFailed("ENGINE_CRASHED", f"The engine crashed ({signal.Signals(-code).name}).", retryable=True)
-    return JobFailed("ENGINE_ERROR", f"The engine ended with code {code}.")

@@ -22,8 +22,9 @@ from service.worker_view import live_workers
 router = APIRouter(tags=["operations"])
 public = APIRouter(tags=["operations"])
 
-_WEAK_SANDBOXES = frozenset({"none", "process"})
-"""Levels that keep a job's death from the worker, but not its engine from the machine."""
+_SANDBOX = "bubblewrap"
+"""How levels begin that keep a job's process from the machine; the others only keep its death from the worker."""
+WITHOUT_SANDBOX = "Jobs run as processes of their own, but without a sandbox; install bubblewrap where the worker runs."
 
 
 @public.get("/healthz", summary="Whether the process answers", response_model=Alive)
@@ -50,8 +51,7 @@ def readyz(settings: SettingsDep, database: DatabaseDep, broker: BrokerDep, stor
             extra={"missing": names},
         )
     levels = sorted({worker.sandbox for worker in state.workers})
-    weak = _WEAK_SANDBOXES.intersection(levels)
-    warnings = ["Engines run in processes of their own, but without a sandbox."] if weak else []
+    warnings = [] if all(level.startswith(_SANDBOX) for level in levels) else [WITHOUT_SANDBOX]
     return Readiness(checks=dict.fromkeys(state.remedies, True), sandbox=levels, warnings=warnings)
 
 

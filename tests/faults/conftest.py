@@ -94,7 +94,9 @@ class Site:
         """The engine's process."""
         assert self.live.worker is not None
         below = psutil.Process(self.live.worker.pid).children(recursive=True)
-        (engine,) = [process for process in below if "workers.engine" in process.cmdline()]
+        (engine,) = [
+            process for process in below if "workers.engine" in process.cmdline() and process.name() != "bwrap"
+        ]
         return engine
 
     def outcomes(self, job_id: str) -> list[str | None]:

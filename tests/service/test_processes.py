@@ -60,3 +60,11 @@ def test_limits_are_set_but_never_above_the_parents(wanted: int) -> None:
     process = start([sys.executable, "-c", code], stdout=subprocess.PIPE, limits={resource.RLIMIT_NOFILE: wanted})
     out, _ = process.communicate()
     assert int(out) == min(wanted, hard)
+
+
+def test_a_limit_can_be_soft_and_an_expendable_child_says_so() -> None:
+    code = "import resource as r; print(r.getrlimit(r.RLIMIT_NOFILE), open('/proc/self/oom_score_adj').read())"
+    limits = {resource.RLIMIT_NOFILE: (16, 32)}
+    process = start([sys.executable, "-c", code], stdout=subprocess.PIPE, limits=limits, oom_score=300)
+    said, _ = process.communicate()
+    assert said.split() == [b"(16,", b"32)", b"300"]

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from service.broker import ENTRY
-from service.config import Settings
+from service.config import Settings, get_settings
 from workers import app, supervisor
 
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "sklearn", "numpy"}
@@ -36,3 +37,16 @@ def test_the_drain_flag_is_raised_by_a_shutdown_and_taken_down_at_the_next_start
     assert not flag.exists()
     app._shutdown()
     app._presence.cache_clear()
+
+
+def test_the_sandbox_is_decided_once_for_the_worker_and_all_that_it_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SECATEUR_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("SECATEUR_SANDBOX", "auto")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(app, "_set_up_logging", lambda: None)
+    get_settings.cache_clear()
+    app._confine()
+    assert get_settings().sandbox == "process" and os.environ["SECATEUR_SANDBOX"] == "process"
+    get_settings.cache_clear()

@@ -146,6 +146,13 @@ def test_a_result_that_cannot_be_kept_fails_the_job(folder: Path, text: str) -> 
         read_result(folder, Result)
 
 
+def test_an_output_folder_that_is_a_link_is_refused(folder: Path) -> None:
+    (folder / "out").rename(folder.parent / "elsewhere")
+    (folder / "out").symlink_to(folder.parent / "elsewhere")
+    with pytest.raises(JobFailed, match="a link"):
+        published(folder)
+
+
 def test_a_result_whose_model_is_missing_fails_the_job(folder: Path) -> None:
     (folder / "out/huggingface/config.json").unlink()
     with pytest.raises(JobFailed, match="without the model"):

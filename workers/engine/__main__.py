@@ -80,7 +80,7 @@ def classify(error: Exception) -> EngineError:
         return EngineError("GPU_OUT_OF_MEMORY", "GPU memory ran out; lower batch_size or max_length", blame="user")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return EngineError("OUT_OF_MEMORY", "memory ran out; lower batch_size or max_length", blame="user")
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full or (isinstance(error, SafetensorError) and "os error 28" in str(error)):
         return EngineError("NO_SPACE", "the worker's disk is full", retryable=True, blame="transient")
     return EngineError("ENGINE_ERROR", "the engine met an error that it does not know; see the worker's log")

@@ -9,6 +9,7 @@ from service.broker import Broker
 from service.catalog import FAMILIES
 from service.db import Database
 from service.readiness import BROKER, DATABASE, SPACE, STORAGE, WORKER
+from service.routes.operations import WITHOUT_SANDBOX
 from service.specs import CRITERIA_OF
 from tests.databases import on_databases
 from tests.service.samples import a_worker, store, submitted
@@ -24,6 +25,19 @@ def test_an_idle_process_is_alive(anonymous_client: TestClient) -> None:
     assert anonymous_client.get("/healthz").json() == {"status": "ok"}
 
 
+def test_readiness_warns_of_workers_without_a_sandbox_and_of_no_others(
+    anonymous_client: TestClient, database: Database
+) -> None:
+    confined = a_worker("w1")
+    confined.sandbox = "bubblewrap+seccomp+gpu"
+    store(database, confined)
+    ready = anonymous_client.get("/readyz").json()
+    assert (ready["sandbox"], ready["warnings"]) == (["bubblewrap+seccomp+gpu"], [])
+    store(database, a_worker("w2"))
+    ready = anonymous_client.get("/readyz").json()
+    assert (ready["sandbox"], ready["warnings"]) == (["bubblewrap+seccomp+gpu", "process"], [WITHOUT_SANDBOX])
+
+
 def test_readiness_names_what_is_missing(
     anonymous_client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,7 +48,7 @@ def test_readiness_names_what_is_missing(
     ready = anonymous_client.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["checks"] == {"database": True, "schema": True, "broker": True, "storage": True, "worker": True}
-    assert (ready.json()["sandbox"], len(ready.json()["warnings"])) == (["process"], 1)
+    assert (ready.json()["sandbox"], ready.json()["warnings"]) == (["process"], [WITHOUT_SANDBOX])
     assert list(app.state.storage.list("probe")) == []
 
     def no_space(key: str, source: object) -> None:
