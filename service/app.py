@@ -14,6 +14,7 @@ from service.broker import Broker
 from service.config import Settings, get_settings
 from service.db import Database
 from service.deps import Require
+from service.hosts import Hosts
 from service.intake import scratch
 from service.middleware import RequestMiddleware
 from service.observe import Telemetry
@@ -83,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.telemetry = Telemetry()
     app.state.addresses = Addresses(allow_private=settings.webhook_allow_private)
     problems.install(app)
-    app.add_middleware(RequestMiddleware, telemetry=app.state.telemetry)
+    app.add_middleware(RequestMiddleware, telemetry=app.state.telemetry, hosts=Hosts.of(settings))
     app.state.routes = []
     for router in (*ROUTERS, operations.public):
         _check_locked(router)

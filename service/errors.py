@@ -5,15 +5,18 @@
     ├── Unauthorized           401   no key, or one that is unknown, revoked or expired
     ├── Forbidden              403   the key lacks the scope, or the tenant the quota
     ├── NotFound               404   unknown id, or another tenant's
+    ├── RequestTimeout         408   it did not come in time
     ├── Conflict               409   the resource's state does not allow it
     ├── Gone                   410   it was here; its files were kept as long as was asked
     ├── PreconditionFailed     412   a version of a protocol that is not spoken here
     ├── PayloadTooLarge        413
     ├── UnsupportedMediaType   415
     ├── RangeNotSatisfiable    416
+    ├── Misdirected            421   for a host that this service is not
     ├── Invalid                422   understood, but cannot work; `errors` point at the fields
     ├── Locked                 423   another request writes to it right now
     ├── TooManyRequests        429   come back later: too fast, or a queue is full
+    ├── HeadersTooLarge        431
     ├── ChecksumMismatch       460   a chunk is not what its checksum says (tus)
     ├── InternalError          500
     ├── Unavailable            503   something we lean on is away; try again later
@@ -76,6 +79,10 @@ class NotFound(SecateurError):
     status, code, title = 404, "NOT_FOUND", "Not found"
 
 
+class RequestTimeout(SecateurError):
+    status, code, title = 408, "REQUEST_TIMEOUT", "Request timeout"
+
+
 class Conflict(SecateurError):
     status, code, title = 409, "CONFLICT", "Conflict with the current state"
 
@@ -100,6 +107,10 @@ class RangeNotSatisfiable(SecateurError):
     status, code, title = 416, "RANGE_NOT_SATISFIABLE", "Range not satisfiable"
 
 
+class Misdirected(SecateurError):
+    status, code, title = 421, "HOST_UNKNOWN", "Misdirected request"
+
+
 class Invalid(SecateurError):
     status, code, title = 422, "INVALID", "Cannot work as asked"
 
@@ -110,6 +121,10 @@ class Locked(SecateurError):
 
 class TooManyRequests(SecateurError):
     status, code, title = 429, "TOO_MANY_REQUESTS", "Too many requests"
+
+
+class HeadersTooLarge(SecateurError):
+    status, code, title = 431, "HEADERS_TOO_LARGE", "Headers too large"
 
 
 class ChecksumMismatch(SecateurError):

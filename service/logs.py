@@ -20,6 +20,7 @@ _SECRETS = (
     (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic)\s+)[^\s'\"]+"), r"\1…"),
     (re.compile(r"whsec_[A-Za-z0-9+/]+=*"), "whsec_…"),
     (re.compile(r"(\w://[^/\s:@]*):[^@\s/]+@"), r"\1:…@"),
+    (re.compile(r'("[A-Z-]+ [^"?\s]*\?)[^"\s]*(?= HTTP/)'), r"\1…"),  # uvicorn's lines
 )
 
 
@@ -41,7 +42,7 @@ def note(**facts: Any) -> None:
 
 
 def redact(text: str) -> str:
-    """`text` without API keys, secrets of webhooks, Authorization values and the passwords of URLs."""
+    """`text` without API keys, secrets of webhooks, Authorization values, passwords of URLs and queries of requests."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text

@@ -11,7 +11,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs, rates
-from service.errors import BadRequest
+from service.errors import BadRequest, SecateurError
+from service.hosts import Hosts
 from service.ids import new_id
 from service.observe import Telemetry
 from service.problems import internal_error, problem
@@ -27,9 +28,10 @@ _DRAIN_SECONDS = 5.0
 class RequestMiddleware:
     """Outermost layer of the app, plain ASGI so that streams stay streams."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, hosts: Hosts) -> None:
         self.app = app
         self.telemetry = telemetry
+        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request."""
@@ -43,8 +45,7 @@ class RequestMiddleware:
     async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
         started = time.perf_counter()
         try:
-            if exchange.has_nul:  # no database takes one, and no name of ours has one
-                refusal = BadRequest("The address holds a NUL character.")
+            if refusal := self._refusal(scope, exchange):
                 await problem(refusal, exchange.request_id)(scope, exchange.receive, exchange.send)
                 return
             await self.app(scope, exchange.receive, exchange.send)
@@ -59,6 +60,11 @@ class RequestMiddleware:
             method, seconds = scope["method"], time.perf_counter() - started
             self.telemetry.observe(method, exchange.route, status, seconds)
             logs.access({"method": method, "route": exchange.route, "status": status, "ms": round(1000 * seconds, 1)})
+
+    def _refusal(self, scope: Scope, exchange: "_Exchange") -> SecateurError | None:
+        if exchange.has_nul:  # no database takes one, and no name of ours has one
+            return BadRequest("The address holds a NUL character.")
+        return self.hosts.refusal(scope["headers"])
 
 
 class _Exchange:

@@ -66,24 +66,29 @@ class LiveService:
             "KILL_GRACE_SECONDS": settings.kill_grace_seconds,
             "DISK_RESERVE_BYTES": settings.disk_reserve_bytes,
             "LOG_FORMAT": settings.log_format,
+            "LOG_LEVEL": settings.log_level,
         }
         if settings.max_upload_bytes is not None:
             told["MAX_UPLOAD_BYTES"] = settings.max_upload_bytes
+        if settings.admin_key is not None:
+            told["ADMIN_KEY"] = settings.admin_key.get_secret_value()
         return {"PATH": os.defpath} | {f"SECATEUR_{name}": str(value) for name, value in told.items()}
 
-    def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with (self.logs / f"{name}.log").open("ab") as log:
-            command = [sys.executable, "-m", *arguments]
+    def launch(self, part: str) -> subprocess.Popen[bytes]:
+        """Start an `api` or a `worker` process, without waiting for it."""
+        where = ["--host", "127.0.0.1", "--port", str(self.port)] if part == "api" else []
+        with (self.logs / f"{part}.log").open("ab") as log:
+            command = [sys.executable, "-m", "service.cli", part, *where]
             return start(command, env=self.environment, stdout=log, stderr=log, new_session=True)
 
     def start_api(self) -> None:
         """Start an API process and wait until it answers."""
-        self.api = self._start("api", "service.cli", "api", "--host", "127.0.0.1", "--port", str(self.port))
+        self.api = self.launch("api")
         self.wait_for(self.alive, "the API")
 
     def start_worker(self) -> None:
         """Start a worker process and wait until it has told the database that it is there."""
-        self.worker = self._start("worker", "service.cli", "worker")
+        self.worker = self.launch("worker")
         pid = self.worker.pid
         # One thread for the engine: a tiny network gains nothing from more, and on a busy machine they would wait.
         cpus = sorted(os.sched_getaffinity(0))

@@ -25,7 +25,7 @@ from service.migrate import upgrade
 
 settings = Settings(data_dir={{folder!r}})
 upgrade(settings.database)
-with TestClient(create_app(settings)) as client:
+with TestClient(create_app(settings), base_url="http://127.0.0.1:8400") as client:
     print(client.get("/healthz").json()["status"], client.get("/v1/models").status_code)
 """
 

@@ -3,21 +3,17 @@
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
-from service.app import create_app
 from service.auth import issue_key
 from service.config import Settings
 from service.tables import Model
 from service.webhooks import outbox
-from tests.servers import free_port
+from tests.listening import listening
 from tests.service.published import Published, publish
 from tests.service.samples import a_worker
 
@@ -53,17 +49,10 @@ def chunk(ctx, value):
 @pytest.fixture
 def app(settings: Settings) -> Iterator[FastAPI]:
     """The API on a port of the loopback; its address is `app.state.url`."""
-    application = create_app(settings.model_copy(update={"failed_authentications_per_minute": 1_000_000}))
-    server = uvicorn.Server(uvicorn.Config(application, port=free_port(), log_level="warning", lifespan="on"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    application.state.url = f"http://127.0.0.1:{server.config.port}"
-    yield application
-    server.should_exit = True
-    thread.join()
+    patient = settings.model_copy(update={"failed_authentications_per_minute": 1_000_000})
+    with listening(patient) as service:
+        service.app.state.url = service.url
+        yield service.app
 
 
 def give_bytes(app: FastAPI, published: Published) -> None:

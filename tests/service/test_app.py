@@ -226,7 +226,7 @@ def test_bad_parameters_are_problems_without_their_values(client: TestClient) ->
 
 def test_a_database_that_is_away_is_503(settings: Settings, api_key: str) -> None:
     app = create_app(settings)
-    with TestClient(app, headers={"Authorization": f"Bearer {api_key}"}) as client:
+    with TestClient(app, base_url="http://127.0.0.1:8400", headers={"Authorization": f"Bearer {api_key}"}) as client:
         working = app.state.database
         app.state.database = Database("postgresql://nobody@127.0.0.1:1/none")
         answer = client.get("/v1/jobs")
@@ -239,7 +239,7 @@ def test_a_database_that_is_away_is_503(settings: Settings, api_key: str) -> Non
 def test_the_operators_key_is_installed_at_the_start(settings: Settings) -> None:
     key = auth.new_plaintext()
     app = create_app(settings.model_copy(update={"admin_key": type(settings.broker_url)(key)}))
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://127.0.0.1:8400") as client:
         assert client.get("/v1/keys", headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 

@@ -149,7 +149,9 @@ def test_the_entry_is_in_the_transaction_of_the_change(
         raise OperationalError("COMMIT", {}, Exception())
 
     model = store(database, a_model())
-    with TestClient(create_app(settings), headers={"Authorization": f"Bearer {api_key}"}) as client:
+    with TestClient(
+        create_app(settings), base_url="http://127.0.0.1:8400", headers={"Authorization": f"Bearer {api_key}"}
+    ) as client:
         monkeypatch.setattr(Session, "commit", fail)
         answers = [client.post("/v1/jobs", json=a_spec(model.id)), client.post(MODELS, json=manifest(bert_files()))]
         monkeypatch.undo()

@@ -75,7 +75,9 @@ def test_a_commit_that_fails_is_never_answered_2xx(
     def fail(self: Session) -> None:
         raise OperationalError("COMMIT", {}, Exception("secret://disk"))
 
-    with TestClient(_with_routes(settings), headers={"Authorization": f"Bearer {api_key}"}) as client:
+    with TestClient(
+        _with_routes(settings), base_url="http://127.0.0.1:8400", headers={"Authorization": f"Bearer {api_key}"}
+    ) as client:
         monkeypatch.setattr(Session, "commit", fail)
         answer = client.post("/v1/probe")
         monkeypatch.undo()
@@ -89,7 +91,9 @@ def test_a_commit_that_fails_is_never_answered_2xx(
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_get_cannot_write(settings: Settings, api_key: str) -> None:
-    with TestClient(_with_routes(settings), headers={"Authorization": f"Bearer {api_key}"}) as client:
+    with TestClient(
+        _with_routes(settings), base_url="http://127.0.0.1:8400", headers={"Authorization": f"Bearer {api_key}"}
+    ) as client:
         assert client.get("/v1/probe").status_code == 500
         assert client.post("/v1/probe").status_code == 201
 

@@ -27,6 +27,7 @@ from tests.service.samples import TENANT, a_model, a_spec, store
         ("redis://:hunter2@host:6379/0", "redis://:…@host:6379/0"),
         ("{'authorization': 'Bearer hunter2'}", "{'authorization': 'Bearer …'}"),
         ("Authorization: Basic aHVudGVyMg==", "Authorization: Basic …"),
+        ('1.2.3.4:5 - "GET /v1/jobs?name=hunter2&limit=1 HTTP/1.1" 200', '1.2.3.4:5 - "GET /v1/jobs?… HTTP/1.1" 200'),
         ("signed with whsec_aGVsbG8+d29ybGQ/aGVsbG8=.", "signed with whsec_…."),
         ("http://127.0.0.1:8400/v1/jobs took 3:4 s", "http://127.0.0.1:8400/v1/jobs took 3:4 s"),
     ],

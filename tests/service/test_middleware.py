@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import Message
 
+from service.hosts import Hosts
 from service.middleware import RequestMiddleware
 from service.observe import Telemetry
 
@@ -18,7 +19,7 @@ SECRET = "canary-secret"
 
 def _app() -> FastAPI:
     app = FastAPI()
-    app.add_middleware(RequestMiddleware, telemetry=Telemetry())
+    app.add_middleware(RequestMiddleware, telemetry=Telemetry(), hosts=Hosts())
 
     @app.get("/fine")
     def fine() -> dict[str, bool]:

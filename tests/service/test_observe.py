@@ -101,8 +101,8 @@ def test_every_process_counts_what_happens_after_its_start(
     headers = {"Authorization": f"Bearer {api_key}"}
     run(database, submitted(database), "succeeded")
     with (
-        TestClient(create_app(settings), headers=headers) as one,
-        TestClient(create_app(settings), headers=headers) as two,
+        TestClient(create_app(settings), base_url="http://127.0.0.1:8400", headers=headers) as one,
+        TestClient(create_app(settings), base_url="http://127.0.0.1:8400", headers=headers) as two,
     ):
         run(database, submitted(database), "failed")
         for client in (one, two):

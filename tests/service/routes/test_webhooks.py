@@ -39,7 +39,7 @@ def on_premises(settings: Settings, api_key: str) -> Iterator[TestClient]:
     quick = {"webhook_seconds": 0.05, "webhook_retry_seconds": [0.05] * 3, "webhook_allow_private": True}
     app = create_app(settings.model_copy(update=quick))
     app.state.addresses = Addresses(allow_private=True, look_up=at_loopback)
-    with TestClient(app, headers={"Authorization": f"Bearer {api_key}"}) as client:
+    with TestClient(app, base_url="http://127.0.0.1:8400", headers={"Authorization": f"Bearer {api_key}"}) as client:
         yield client
 
 
