@@ -1,17 +1,10 @@
 """Checkpoints in storage: below `checkpoints/<job>/<token>/<name>/`, at most one of them noted in the job's row."""
 
-import logging
-from itertools import groupby
-
-from sqlalchemy.exc import SQLAlchemyError
-
 from service.db import Database
-from service.intake.orphans import GRACE_SECONDS, is_old
+from service.intake.orphans import GRACE_SECONDS, is_old, remove_orphans
 from service.states import HELD
 from service.storage import Storage
 from service.tables import Job
-
-log = logging.getLogger(__name__)
 
 _ROOT = "checkpoints"
 
@@ -27,16 +20,8 @@ def key_of(job_id: str, token: int, name: str) -> str:
 
 
 def sweep(database: Database, storage: Storage, grace_seconds: float = GRACE_SECONDS) -> list[str]:
-    """Delete checkpoints that no job goes on from; returns their prefixes. A database that is away only delays it."""
-    removed = []
-    try:
-        for prefix, _ in groupby(storage.list(_ROOT), key=lambda key: key.rpartition("/")[0]):
-            if _is_orphan(database, prefix, grace_seconds):
-                storage.delete_prefix(prefix)
-                removed.append(prefix)
-    except SQLAlchemyError:
-        log.warning("The database is away; orphaned checkpoints are looked for later")
-    return removed
+    """Delete checkpoints that no job goes on from; returns their prefixes."""
+    return remove_orphans(storage, _ROOT, 4, lambda prefix: _is_orphan(database, prefix, grace_seconds))
 
 
 def _is_orphan(database: Database, prefix: str, grace_seconds: float) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import groupby
 
@@ -20,39 +21,41 @@ log = logging.getLogger(__name__)
 GRACE_SECONDS = 24 * 3600.0
 """Younger bytes may belong to an upload that is about to commit."""
 
-_DELAYED = "The database or the storage is away; orphaned bytes are looked for later"
-
 
 def sweep(database: Database, storage: Storage, grace_seconds: float = GRACE_SECONDS) -> list[str]:
-    """Delete models and data sets without a row that are old enough; returns their prefixes.
+    """Delete models and data sets without a row that are old enough; returns their prefixes."""
 
-    A database or a storage that is away only delays it.
-    """
-    removed = []
-    try:
-        for kind, table in (("models", Model), ("datasets", Dataset)):
-            for id_, _ in groupby(storage.list(kind), key=lambda key: key.split("/")[1]):
-                if is_old(id_, grace_seconds) and not _is_known(database, table, id_):
-                    storage.delete_prefix(f"{kind}/{id_}")
-                    removed.append(f"{kind}/{id_}")
-    except (SQLAlchemyError, Unavailable):
-        log.warning(_DELAYED)
-    return removed
+    def remove(kind: str, table: type[Model] | type[Dataset]) -> list[str]:
+        def is_orphan(prefix: str) -> bool:
+            id_ = prefix.split("/")[1]
+            return is_old(id_, grace_seconds) and not _is_known(database, table, id_)
+
+        return remove_orphans(storage, kind, 2, is_orphan)
+
+    return remove("models", Model) + remove("datasets", Dataset)
 
 
 def sweep_artifacts(database: Database, storage: Storage, grace_seconds: float = GRACE_SECONDS) -> list[str]:
     """Delete what attempts left that no row owns: of jobs that are gone, have expired, or ended a while ago.
 
-    Returns the prefixes. A database or a storage that is away only delays it.
+    Returns the prefixes.
+    """
+    return remove_orphans(storage, "artifacts", 3, lambda prefix: _is_left(database, prefix, grace_seconds))
+
+
+def remove_orphans(storage: Storage, root: str, parts: int, is_orphan: Callable[[str], bool]) -> list[str]:
+    """Delete the prefixes of so many parts below `root` that are orphans, and return them.
+
+    A database or a storage that is away only delays it.
     """
     removed = []
     try:
-        for prefix, _ in groupby(storage.list("artifacts"), key=lambda key: "/".join(key.split("/")[:3])):
-            if _is_left(database, prefix, grace_seconds):
+        for prefix, _ in groupby(storage.list(root), key=lambda key: "/".join(key.split("/")[:parts])):
+            if is_orphan(prefix):
                 storage.delete_prefix(prefix)
                 removed.append(prefix)
     except (SQLAlchemyError, Unavailable):
-        log.warning(_DELAYED)
+        log.warning("The database or the storage is away; orphans below %s are looked for later", root)
     return removed
 
 

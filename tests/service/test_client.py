@@ -43,19 +43,6 @@ def invoke(request: pytest.FixtureRequest) -> Invoke:
     return typing.cast(Invoke, request.param)
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits between tries, noted instead of waited."""
-    noted: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        noted.append(seconds)
-
-    monkeypatch.setattr("service.client.time.sleep", noted.append)
-    monkeypatch.setattr("service.client.asyncio.sleep", sleep)
-    return noted
-
-
 def problem(status: int, **fields: Any) -> httpx.Response:
     """A problem document."""
     return httpx.Response(

@@ -27,19 +27,6 @@ def invoke(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits between tries, noted instead of waited."""
-    noted: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        noted.append(seconds)
-
-    monkeypatch.setattr("service.client.time.sleep", noted.append)
-    monkeypatch.setattr("service.client.asyncio.sleep", sleep)
-    return noted
-
-
 def archive_of(files: dict[str, bytes]) -> bytes:
     """A tar as the service sends it."""
     layout = TarLayout([(name, len(data)) for name, data in files.items()])

@@ -45,19 +45,6 @@ def follow(request: pytest.FixtureRequest) -> Follow:
     return typing.cast(Follow, request.param)
 
 
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits between tries, noted instead of waited."""
-    noted: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        noted.append(seconds)
-
-    monkeypatch.setattr("service.client.time.sleep", noted.append)
-    monkeypatch.setattr("service.client.asyncio.sleep", sleep)
-    return noted
-
-
 def told(*numbers: int, ending: str = "\n") -> bytes:
     """Server-sent events with these numbers."""
     events = ({"id": f"evt_{number}", "message": f"Cut {number}: ü"} for number in numbers)

@@ -24,19 +24,6 @@ def invoke(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits between tries, noted instead of waited."""
-    noted: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        noted.append(seconds)
-
-    monkeypatch.setattr("service.client.time.sleep", noted.append)
-    monkeypatch.setattr("service.client.asyncio.sleep", sleep)
-    return noted
-
-
-@pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model of two files that is sent in six chunks."""
     monkeypatch.setattr(client_models, "CHUNK", CHUNK)
