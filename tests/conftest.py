@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 TENANT = "default"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the whole suite."""
+    parser.addoption(
+        "--leases",
+        choices=("short", "production"),
+        default="short",
+        help="leases of the fault tests: 3 s, or as they are in production, which takes longer",
+    )
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own settings must not reach a test."""

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from service.embedded import EmbeddedBroker
 from service.states import FINAL
 from service.storage import open_storage
 from service.tables import Artifact, Attempt, Model
+from tests.faults.recovery import Recovery, table
 from tests.live import LiveService
 from tests.models import tiny_dataset, tiny_model
 from tests.servers import PostgreSQL, valkey
@@ -121,19 +122,45 @@ class Site:
         assert archive.headers["ETag"] == f'"{hashlib.sha256(archive.content).hexdigest()}"'
 
 
-def make_settings(folder: Path, database_url: str, broker_url: str) -> Settings:
-    """Settings with leases short enough for tests."""
-    return Settings(
+SHORT = {
+    "lease_seconds": 3,
+    "heartbeat_seconds": 0.2,
+    "reconcile_seconds": 2,
+    "kill_grace_seconds": 2,
+}
+
+
+def make_settings(folder: Path, database_url: str, broker_url: str, leases: str = "short") -> Settings:
+    """Settings with leases short enough for tests, or those of production with checkpoints often enough to see."""
+    settings = Settings(
         data_dir=folder / "data",
         database_url=SecretStr(database_url),
         broker_url=SecretStr(broker_url),
-        lease_seconds=3,
-        heartbeat_seconds=0.2,
-        reconcile_seconds=2,
         checkpoint_seconds=0.5,
-        kill_grace_seconds=2,
         disk_reserve_bytes=1 << 20,
     )
+    return settings.model_copy(update=SHORT if leases == "short" else {})
+
+
+@pytest.fixture(scope="session")
+def leases(pytestconfig: pytest.Config) -> str:
+    """Whether leases are `short` or those of `production`."""
+    return str(pytestconfig.getoption("leases"))
+
+
+@pytest.fixture
+def recovery(record_property: Callable[[str, object], None], leases: str) -> Recovery:
+    """Takes times to recover."""
+    return Recovery(record_property, leases)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell the times to recover that were measured."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    if lines := table(report for report in reports if report.when == "call"):
+        terminalreporter.section("times to recover")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 def open_site(folder: Path, settings: Settings, broker: EmbeddedBroker) -> Iterator[Site]:
@@ -148,13 +175,13 @@ def open_site(folder: Path, settings: Settings, broker: EmbeddedBroker) -> Itera
 
 @pytest.fixture(scope="session")
 def damaged_site(
-    postgresql_server: PostgreSQL, postgresql_template: str, tmp_path_factory: pytest.TempPathFactory
+    postgresql_server: PostgreSQL, postgresql_template: str, tmp_path_factory: pytest.TempPathFactory, leases: str
 ) -> Iterator[Site]:
     """One service for all tests on PostgreSQL, each of which breaks something."""
     folder = tmp_path_factory.mktemp("faults")
     url = postgresql_server.url(postgresql_server.create(postgresql_template))
     with valkey() as broker:
-        yield from open_site(folder, make_settings(folder, url, broker.url), broker)
+        yield from open_site(folder, make_settings(folder, url, broker.url, leases), broker)
 
 
 @pytest.fixture

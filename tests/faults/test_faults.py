@@ -8,6 +8,7 @@ from redis import Redis
 from service.broker import Broker
 from service.embedded import EmbeddedBroker
 from tests.faults.conftest import Site, make_settings, open_site
+from tests.faults.recovery import Recovery
 from tests.processes import gone, wait_for
 from tests.servers import PostgreSQL
 
@@ -30,10 +31,13 @@ def kill_worker_and_restart(site: Site) -> None:
     site.live.start_worker()
 
 
-def test_the_worker_is_killed(site: Site) -> None:
+def test_the_worker_is_killed(site: Site, recovery: Recovery) -> None:
     job_id = site.submit()
     site.running(job_id)
     kill_worker_and_restart(site)
+    with recovery.within(45, "worker killed: its job makes progress again"):
+        site.live.wait_for(lambda: len(site.outcomes(job_id)) == 2, "another attempt")
+        site.running(job_id)
     site.assert_one_result(job_id, ["worker_lost", "succeeded"])
 
 
