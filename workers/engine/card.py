@@ -12,8 +12,9 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from service.catalog import has_tokenizer
-from workers.engine.charts import RUNTIME_TITLES, TIMES
-from workers.engine.reporting import COSTS, PACKED, Record, environment, format_bytes, format_count
+from workers.engine.charts import RUNTIME_TITLES
+from workers.engine.figures import TIMES, format_bytes, format_count
+from workers.engine.reporting import COSTS, PACKED, Record, environment
 
 TEMPLATE = "card.md.j2"
 FILE = "README.md"

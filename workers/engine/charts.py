@@ -10,6 +10,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from workers.engine.figures import TIMES
+
 Point: TypeAlias = Mapping[str, float | None]
 """`{"step", "value"}`; the value is None where it was not finite."""
 
@@ -56,7 +58,6 @@ RUNTIME_TITLES = {
     "onnxruntime": "ONNX Runtime",
     "onnxruntime_int8": "ONNX Runtime, int8",
 }
-TIMES = "\u00d7"
 CURVE_COLUMNS = 3
 FEW_POINTS = 16
 """A curve of at most this many points marks each of them; a longer loss gets a running mean."""

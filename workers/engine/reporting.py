@@ -9,12 +9,22 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from workers.engine.charts import RUNTIME_TITLES, TIMES, Point, curves_chart, latency_chart, structure_chart
+from service.specs import LOWER_IS_BETTER
+from workers.engine.charts import RUNTIME_TITLES, Point, curves_chart, latency_chart, structure_chart
+from workers.engine.figures import (
+    METRIC_TITLES,
+    TIMES,
+    Unit,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_percent,
+    format_times,
+    unit_of,
+)
 from workers.engine.verdict import measured_speedup
 
 TEMPLATE = "report.html.j2"
-MINUS, DASH = "\u2212", "\u2013"
-METRIC_TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1"}
 COSTS = {
     "parameters": "Parameters",
     "nonzero_parameters": "Non-zero parameters",
@@ -68,7 +78,7 @@ def list_artifacts(out: Path) -> list[dict[str, Any]]:
 
 def render(record: Record, artifacts: Sequence[Mapping[str, Any]] = ()) -> str:
     """The HTML page: no script, nothing loaded from elsewhere; every value is escaped."""
-    before, after = record.result["before"], record.result["after"]
+    before, after, task = record.result["before"], record.result["after"], record.result["model"]["task"]
     return (
         environment()
         .get_template(TEMPLATE)
@@ -76,9 +86,9 @@ def render(record: Record, artifacts: Sequence[Mapping[str, Any]] = ()) -> str:
             record=record,
             result=record.result,
             configuration=json.dumps(record.configuration, indent=2, ensure_ascii=False),
-            headline=list(_headline(before, after)),
-            goals=[_goal(goal) for goal in record.result["verdict"]],
-            quality=list(_quality_rows(before, after)),
+            headline=list(_headline(before, after, task)),
+            goals=[_goal(goal, task) for goal in record.result["verdict"]],
+            quality=list(_quality_rows(before, after, task)),
             costs=list(_cost_rows(before, after)),
             latencies=list(_latency_rows(before, after)),
             int8_speedup=_int8_speedup(before, after),
@@ -124,7 +134,7 @@ def _int8_speedup(before: Mapping[str, Any], after: Mapping[str, Any]) -> float 
     return next((dense["p50"] / row["p50"] for row in int8 if row["batch_size"] == dense["batch_size"]), None)
 
 
-def _headline(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _headline(before: Mapping[str, Any], after: Mapping[str, Any], task: str | None) -> Iterator[dict[str, str]]:
     """At most four figures that say what the job bought and what it cost."""
     for runtime in ("onnxruntime", "torch"):
         speedup = measured_speedup(dict(before), dict(after), runtime)
@@ -134,45 +144,52 @@ def _headline(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[d
             break
     for metric in list(after["metrics"])[:1]:
         old, new = (float(side["metrics"][metric]["value"]) for side in (before, after))
-        title = METRIC_TITLES.get(metric, metric).lower()
-        yield {"value": format_percent(new), "label": f"{title}, from {format_percent(old)}"}
+        show = unit_of(metric, task).value
+        yield {"value": show(new), "label": f"{METRIC_TITLES[metric]}, from {show(old)}"}
     for key, label in (("parameters", "of the parameters"), ("flops", "of the FLOPs"), ("size", "of the bytes")):
         if before.get(key) and after.get(key) is not None:
             yield {"value": f"{after[key] / before[key] * 100:.0f} %", "label": label}
 
 
-def _goal(goal: Mapping[str, Any]) -> dict[str, Any]:
+def _goal(goal: Mapping[str, Any], task: str | None) -> dict[str, Any]:
     """One line of the verdict in words."""
     bounds, metric = goal["goal"], str(goal["metric"])
     name = METRIC_TITLES.get(metric, metric.capitalize())
-    show: Callable[[float], str] = format_percent
+    show: Callable[[float], str]
     if metric == "latency":
         batch = f", batch {bounds['batch_size']}" if bounds.get("batch_size") else ""
         name = f"Latency, {RUNTIME_TITLES[bounds['runtime']]}{batch}"
         asked, show = f"at least {bounds['min_speedup']:g}{TIMES} as fast", format_times
     elif "max_ratio" in bounds:
-        asked = f"at most {bounds['max_ratio'] * 100:g} % of the original"
-    elif bounds.get("max_drop") is not None:
-        asked, show = f"drop of at most {bounds['max_drop'] * 100:g} points", format_points
-    elif bounds.get("min_value") is not None:
-        asked = f"at least {bounds['min_value'] * 100:g} %"
+        asked, show = f"at most {bounds['max_ratio'] * 100:g} % of the original", format_percent
     else:
-        asked = f"at most {bounds['max_value'] * 100:g} %"
+        asked, show = _quality_goal(bounds, unit_of(metric, task))
     measured = "not measured" if goal["measured"] is None else show(goal["measured"])
     return {"name": name, "asked": asked, "measured": measured, "passed": goal["passed"]}
 
 
-def _quality_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _quality_goal(bounds: Mapping[str, Any], unit: Unit) -> tuple[str, Callable[[float], str]]:
+    """What a goal on quality asks for, and how what was measured is shown."""
+    if bounds.get("max_drop") is not None:
+        worse = "rise" if bounds["metric"] in LOWER_IS_BETTER else "drop"
+        return f"{worse} of at most {unit.difference_bound(bounds['max_drop'])}", unit.difference
+    if bounds.get("min_value") is not None:
+        return f"at least {unit.bound(bounds['min_value'])}", unit.value
+    return f"at most {unit.bound(bounds['max_value'])}", unit.value
+
+
+def _quality_rows(before: Mapping[str, Any], after: Mapping[str, Any], task: str | None) -> Iterator[dict[str, Any]]:
     for metric, new in after["metrics"].items():
-        old = before["metrics"][metric]
+        old, unit = before["metrics"][metric], unit_of(metric, task)
+        rise = new["value"] - old["value"]
         yield {
-            "name": METRIC_TITLES.get(metric, metric),
-            "before": format_percent(old["value"]),
-            "before_interval": f"{old['low'] * 100:.1f} {DASH} {old['high'] * 100:.1f}",
-            "after": format_percent(new["value"]),
-            "after_interval": f"{new['low'] * 100:.1f} {DASH} {new['high'] * 100:.1f}",
-            "change": format_points(new["value"] - old["value"], sign="+"),
-            "better": new["value"] > old["value"],
+            "name": METRIC_TITLES[metric],
+            "before": unit.value(old["value"]),
+            "before_interval": unit.interval(old["low"], old["high"]),
+            "after": unit.value(new["value"]),
+            "after_interval": unit.interval(new["low"], new["high"]),
+            "change": unit.difference(rise, sign="+"),
+            "better": rise < 0 if metric in LOWER_IS_BETTER else rise > 0,
         }
 
 
@@ -200,41 +217,3 @@ def _latency_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterat
             "after_p95": new["p95"] * 1000,
             "speedup": old["p50"] / new["p50"],
         }
-
-
-def format_percent(share: float, sign: str = "") -> str:
-    """A share as `87.1 %`; `sign` "+" shows the sign of a positive one too."""
-    return f"{share * 100:{sign}.1f} %".replace("-", MINUS)
-
-
-def format_points(share: float, sign: str = "") -> str:
-    """A difference of two shares in percentage points."""
-    return f"{share * 100:{sign}.2f} points".replace("-", MINUS)
-
-
-def format_times(ratio: float) -> str:
-    """A speed-up."""
-    return f"{ratio:.2f}{TIMES}"
-
-
-def format_bytes(value: float) -> str:
-    """Bytes in decimal units, three figures: `67.2 MB`."""
-    return f"{_scaled(value, ('', 'k', 'M', 'G', 'T'))}B"
-
-
-def format_count(value: float) -> str:
-    """A count with three figures: `16.8 M`."""
-    return _scaled(value, ("", "k", "M", "G", "T")).rstrip()
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds as `4.2 s` or `3 min 20 s`."""
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
-def _scaled(value: float, prefixes: Sequence[str]) -> str:
-    step = 0
-    while abs(value) >= 999.5 and step < len(prefixes) - 1:
-        value, step = value / 1000, step + 1
-    digits = 0 if step == 0 or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
-    return f"{value:.{digits}f} {prefixes[step]}"

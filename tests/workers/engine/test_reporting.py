@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from workers.engine.charts import curves_chart, running_mean
-from workers.engine.reporting import Record, format_bytes, format_count, format_duration, render, write_report
+from workers.engine.reporting import Record, render, write_report
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -145,6 +145,76 @@ def test_page_tells_the_verdict_and_the_numbers(record: Record) -> None:
         assert expected in text
 
 
+@pytest.mark.parametrize(
+    ("task", "metric", "values", "bounds", "measured", "expected"),
+    [
+        (
+            "question-answering",
+            "f1",
+            (91.91, 89.01),
+            {"max_drop": 3.0},
+            2.9,
+            ("F1", "91.9", "89.0", "89.2 \u2013 92.9", "\u22122.90 points", "drop of at most 3 points", "2.90 points"),
+        ),
+        (
+            "token-classification",
+            "f1",
+            (0.9721, 0.9748),
+            {"min_value": 0.97},
+            0.9748,
+            ("F1", "97.2 %", "97.5 %", "+0.27 points", "at least 97 %"),
+        ),
+        (
+            "translation",
+            "bleu",
+            (43.02, 40.42),
+            {"min_value": 40.0},
+            40.42,
+            ("BLEU", "43.0", "40.4", "\u22122.60 points", "at least 40"),
+        ),
+        (
+            "causal-lm",
+            "perplexity",
+            (58.33, 69.86),
+            {"max_drop": 10.5},
+            11.53,
+            ("Perplexity", "58.33", "69.86", "+11.53", "rise of at most 10.5", "11.53"),
+        ),
+        (
+            "sentence-embedding",
+            "spearman",
+            (0.8123, 0.8098),
+            {"max_drop": 0.01},
+            0.0025,
+            ("Spearman correlation", "0.8123", "0.8098", "\u22120.0025", "drop of at most 0.01"),
+        ),
+    ],
+)
+def test_each_metric_is_told_in_its_own_unit(
+    record: Record,
+    task: str,
+    metric: str,
+    values: tuple[float, float],
+    bounds: dict[str, float],
+    measured: float,
+    expected: tuple[str, ...],
+) -> None:
+    unset = {"max_drop": None, "min_value": None, "max_value": None}
+    goal = {"metric": metric, "goal": {"metric": metric} | unset | bounds, "measured": measured, "passed": True}
+    sides = {
+        name: {**record.result[name], "metrics": {metric: {"value": v, "low": v * 0.97, "high": v * 1.0108}}}
+        for name, v in zip(("before", "after"), values, strict=True)
+    }
+    model = {**record.result["model"], "task": task}
+    html = render(replace(record, result={**record.result, **sides, "model": model, "verdict": [goal]}))
+    text = Page(html).text
+    assert [figure for figure in expected if figure not in text] == []
+    assert f"{expected[0]}, from {expected[1]}" in text
+    rose = values[1] > values[0]
+    change = re.search(rf'<th>{expected[0]}</th>.*?<td( class="better")?>[^<]*</td></tr>', html, flags=re.DOTALL)
+    assert change and bool(change[1]) is (not rose if metric == "perplexity" else rose)
+
+
 def test_accepted_and_goalless_jobs_say_so(record: Record) -> None:
     assert "Accepted" in Page(render(replace(record, result={**record.result, "passed": True}))).text
     page = Page(render(replace(record, result={**record.result, "verdict": [], "passed": True})))
@@ -198,15 +268,3 @@ def test_curves_use_colours_that_follow_the_scheme(record: Record) -> None:
 
 def test_running_mean_steps_over_what_is_not_finite() -> None:
     assert running_mean([1.0, float("nan"), 3.0], 1) == [1.0, 2.0, 3.0]
-
-
-@pytest.mark.parametrize(
-    ("value", "size", "count"),
-    [(0, "0 B", "0"), (999, "999 B", "999"), (999_700, "1.00 MB", "1.00 M"), (16_802_690, "16.8 MB", "16.8 M")],
-)
-def test_quantities_have_three_figures(value: int, size: str, count: str) -> None:
-    assert (format_bytes(value), format_count(value)) == (size, count)
-
-
-def test_durations() -> None:
-    assert (format_duration(4.21), format_duration(200)) == ("4.2 s", "3 min 20 s")

@@ -8,12 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from workers.engine.figures import DASH, format_count, format_percent
 from workers.engine.inspection.charts import alike_chart, heads_chart, layers_chart, trials_chart
 from workers.engine.inspection.telling import title, words
-from workers.engine.reporting import environment, format_count, format_percent
+from workers.engine.reporting import environment
 
 TEMPLATE = "inspection/report.html.j2"
-DASH = "\u2013"
 BEST_FIRST = ("second_order", "fisher", "taylor", "gradient", "activation", "magnitude", "random")
 """Criteria by how well they tell neurons apart: where several were asked for, the bars are of the first."""
 
