@@ -37,7 +37,7 @@ given: Connection | None = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    engine = make_engine(context.config.get_main_option("sqlalchemy.url") or get_settings().database)
+    engine = make_engine(context.config.get_main_option("sqlalchemy.url") or get_settings().database, bounded=False)
     with engine.begin() as opened:
         run(opened)
     engine.dispose()

@@ -6,6 +6,7 @@ which jobs was rung. A lost, doubled or late message changes nothing: the reconc
 
 import json
 import logging
+import socket
 import time
 from typing import Any
 
@@ -41,12 +42,18 @@ CELERY_SETTINGS: dict[str, Any] = {
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
 }
+_KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)  # macOS lacks the first
+}
 _TRANSPORT: dict[str, Any] = {
     "visibility_timeout": 7 * 86400,
-    "socket_timeout": 30,
+    "socket_timeout": 10,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
-    "health_check_interval": 10,
+    "socket_keepalive_options": _KEEPALIVE,
+    "health_check_interval": 5,
 }
 
 

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(30.0, description="a running job whose lease ran out is given to another worker")
     heartbeat_seconds: float = Field(2.0, description="how often a worker renews its lease and looks for a cancel")
     reconcile_seconds: float = Field(10.0, description="how often lost jobs are looked for")
+    deaf_seconds: float = Field(
+        30.0, gt=0, description="an idle worker that hears nothing of what is rung for leaves, to be started again"
+    )
     max_attempts: int = 3
     checkpoint_seconds: float = Field(60.0, description="how often a job that trains is saved, to go on from there")
     checkpoint_grace_seconds: float = Field(

@@ -17,8 +17,13 @@ from sqlalchemy.types import Float
 DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
 """What is raised while the database cannot be reached."""
 
-_WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
-"""Earlier versions can corrupt a database when its write-ahead log is reset (sqlite.org, release 3.51.3)."""
+_FIRST_SAFE_WAL = (3, 51, 3)
+"""Earlier versions of SQLite can corrupt a database when its write-ahead log is reset (sqlite.org, release 3.51.3)."""
+_BUSY_SECONDS = 30
+"""How long SQLite waits for another writer."""
+_CONNECT_SECONDS = 5
+_POOL_SECONDS = 5
+"""How long a transaction waits for one of PostgreSQL's connections to be free."""
 
 
 class db_epoch(GenericFunction[float]):
@@ -38,21 +43,44 @@ def _sqlite_epoch(element: Any, compiler: Any, **kw: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-def make_engine(url: str) -> Engine:
-    """An engine for PostgreSQL or SQLite with the settings that each needs to keep its promises."""
+def make_engine(url: str, *, bounded: bool = True) -> Engine:
+    """An engine for PostgreSQL or SQLite with the settings that each needs to keep its promises.
+
+    `bounded`: no statement may take longer than seconds; migrations may.
+    """
     if url.startswith("sqlite"):
-        engine = create_engine(url, connect_args={"timeout": 30})
+        engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+        event.listen(engine, "first_connect", _choose_journal)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args={"connect_timeout": 5})
+    pool = {"pool_size": 10, "max_overflow": 20, "pool_timeout": _POOL_SECONDS}
+    engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_SECONDS}, **pool)
+    if bounded:
+        event.listen(engine, "do_connect", _connect_bounded)
+    return engine
+
+
+def _connect_bounded(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+    from service.postgresql import connect  # SQLite needs no driver of PostgreSQL
+
+    return connect(arguments, options)
+
+
+def journal_mode(version: tuple[int, ...]) -> str:
+    """How a database is journalled by SQLite of a version."""
+    return "WAL" if version >= _FIRST_SAFE_WAL else "DELETE"
+
+
+def _choose_journal(connection: sqlite3.Connection, _record: Any) -> None:
+    """Once a process, before other threads have connections: changing it takes the database for oneself alone."""
+    connection.execute(f"PRAGMA journal_mode={journal_mode(sqlite3.sqlite_version_info)}")
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves: the driver's own choice cannot take the write lock
-    connection.execute(f"PRAGMA journal_mode={'WAL' if _WAL_IS_SAFE else 'DELETE'}")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
 

@@ -297,6 +297,12 @@ def reconcile(session: Session, max_attempts: int, running_limit: int | None = N
     return turns.due(session, running_limit)
 
 
+def clip_leases(session: Session, lease_seconds: float) -> None:
+    """Let no lease run longer than that from now: after the database's clock was set back, dead workers' would."""
+    latest = db_epoch() + lease_seconds
+    rows_changed(session, update(Job).where(Job.status.in_(HELD), Job.lease_until > latest).values(lease_until=latest))
+
+
 def _free(session: Session, job: Job, still: ColumnElement[bool], max_attempts: int) -> None:
     if job.status == "cancelling":
         if change(session, still, **_ending(session, job.id, "cancelled")):

@@ -26,21 +26,35 @@ def configuration(connection: Connection | None = None) -> Config:
 
 
 def upgrade(database_url: str) -> None:
-    """Run every migration that is missing, all or none; any number of processes may call it at once."""
-    engine = make_engine(database_url)
+    """Run every migration that is missing, all or none; any number of processes may call it at once.
+
+    A database that a newer release has migrated stays as it is.
+    """
+    engine = make_engine(database_url, bounded=False)
     try:
         with engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK})
-            command.upgrade(configuration(connection), "head")
+            if not is_ahead(connection):
+                command.upgrade(configuration(connection), "head")
     finally:
         engine.dispose()
 
 
 def is_behind(connection: Connection) -> bool:
-    """Whether migrations that this release has are missing; those of a newer one are no reason to stop."""
-    revision = MigrationContext.configure(connection).get_current_revision()
+    """Whether migrations that this release has are missing."""
+    revision = _revision(connection)
     return revision is None or revision in _revisions()[1:]  # the head comes first
+
+
+def is_ahead(connection: Connection) -> bool:
+    """Whether a newer release has migrated it: migrations only add, so this one goes on working with it."""
+    revision = _revision(connection)
+    return revision is not None and revision not in _revisions()
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 @cache

@@ -4,7 +4,9 @@ import logging
 import threading
 import time
 
-from service import checkpoints, idempotency, jobs, retention
+from sqlalchemy.orm import Session
+
+from service import checkpoints, clocks, idempotency, jobs, retention, turns
 from service.auth import KeyUse
 from service.broker import Broker
 from service.config import Settings
@@ -25,6 +27,7 @@ class Reconciler:
     def __init__(self, settings: Settings, database: Database, broker: Broker, key_use: KeyUse) -> None:
         self._settings, self._database, self._broker, self._key_use = settings, database, broker, key_use
         self._storage = open_storage(settings.storage)
+        self._sight = clocks.Sight(settings.lease_seconds, settings.reconcile_seconds)
         self._next_sweep = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -51,13 +54,34 @@ class Reconciler:
             log.exception("The last use of some keys was not stored")
 
     def turn(self) -> None:
-        """Free, forget, ring, let expire: once; at times also remove what nobody owns."""
-        with self._database.session_scope() as session:
-            due = jobs.reconcile(session, self._settings.max_attempts, self._settings.quota_running_jobs)
-            idempotency.expire(session)
-            outbox.expire(session)
+        """Free, ring, forget, let expire: once; at times also remove what nobody owns."""
+        try:
+            with self._database.session_scope() as session:
+                now = clocks.database_now(session)
+                due = self._free(session, now)
+        except Exception:
+            self._sight.lose()
+            raise
         self._ring(due)
         self._note_key_use()
+        if fault := clocks.fault_of(now):
+            log.error(fault)
+        else:
+            self._forget()
+
+    def _free(self, session: Session, now: float) -> list[str]:
+        """Take jobs from workers that have gone; returns the ids of those that are due."""
+        if self._sight.look(now):
+            jobs.clip_leases(session, self._settings.lease_seconds)
+        if self._sight.is_clear:
+            return jobs.reconcile(session, self._settings.max_attempts, self._settings.quota_running_jobs)
+        return turns.due(session, self._settings.quota_running_jobs)
+
+    def _forget(self) -> None:
+        """Remove what has expired, by this process's clock."""
+        with self._database.session_scope() as session:
+            idempotency.expire(session)
+            outbox.expire(session)
         uploads.sweep(self._database, self._storage, self._settings.scratch)
         retention.expire(self._database, self._storage)
         if time.monotonic() >= self._next_sweep:

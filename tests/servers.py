@@ -25,10 +25,10 @@ _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_connections": "100",
 }
+_DURABLE = {"fsync": "on", "full_page_writes": "on"}
 
 
 def free_port() -> int:
@@ -40,9 +40,14 @@ def free_port() -> int:
 
 
 class PostgreSQL:
-    """One server in a throw-away folder on a free port of the loopback, without fsync, run by `nobody` when root."""
+    """One server in a throw-away folder on a free port of the loopback, run by `nobody` when root.
 
-    def __init__(self) -> None:
+    Without fsync: what a server that is killed had written, the kernel keeps. Every commit is still written.
+    `durable`: with fsync, as it would be in production.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._settings = _SETTINGS | _DURABLE if durable else _SETTINGS
         _remove_left_overs()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{_POSTGRESQL_FOLDER}{os.getpid()}-"))
         self._user: tuple[int, int] | None = None
@@ -94,7 +99,7 @@ class PostgreSQL:
 
     def restart(self) -> None:
         """Start the server on its port, after `stop` or a crash."""
-        options = [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        options = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         self._process = self._command("postgres", "-D", "data", "-p", str(self.port), *options)
         deadline = time.monotonic() + 30
         while True:
@@ -156,9 +161,9 @@ def _remove_left_overs() -> None:
 
 
 @contextmanager
-def postgresql() -> Iterator[PostgreSQL]:
+def postgresql(*, durable: bool = False) -> Iterator[PostgreSQL]:
     """A running server for the length of the block."""
-    server = PostgreSQL()
+    server = PostgreSQL(durable=durable)
     try:
         server.start()
         yield server

@@ -12,10 +12,11 @@ from typing import Any
 from celery import signals
 
 from service import logs
-from service.broker import ENTRY, make_celery
+from service.broker import ENTRY, Broker, make_celery
 from service.config import adopt, get_settings
 from service.processes import die_with_parent
 from workers import supervisor
+from workers.consumer import Hearing
 from workers.presence import Presence
 from workers.sandbox import SandboxMissing, settle
 from workers.staging import sweep
@@ -26,6 +27,7 @@ NO_SANDBOX = 2
 """Exit code of a worker that must have a sandbox and finds none: that of a setting that cannot be used."""
 
 app = make_celery(get_settings().broker)
+app.conf.worker_consumer = "workers.consumer:SteadyConsumer"
 
 
 @app.task(name=ENTRY)  # type: ignore[untyped-decorator]
@@ -58,6 +60,11 @@ def _presence() -> Presence:
     return Presence(supervisor.worker_name(os.getpid()), get_settings())
 
 
+@cache
+def _hearing() -> Hearing:
+    return Hearing(Broker(get_settings().broker).waiting, get_settings().deaf_seconds)
+
+
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _ready(**_: Any) -> None:
     scratch = get_settings().scratch
@@ -65,10 +72,12 @@ def _ready(**_: Any) -> None:
     supervisor.drain_file(scratch, os.getpid()).unlink(missing_ok=True)
     sweep(scratch)
     _presence().start()
+    _hearing().start()
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _shutting_down(**_: Any) -> None:
+    _hearing().stop()
     supervisor.drain_file(get_settings().scratch, os.getpid()).touch()
 
 

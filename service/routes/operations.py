@@ -51,8 +51,8 @@ def readyz(settings: SettingsDep, database: DatabaseDep, broker: BrokerDep, stor
             extra={"missing": names},
         )
     levels = sorted({worker.sandbox for worker in state.workers})
-    warnings = [] if all(level.startswith(_SANDBOX) for level in levels) else [WITHOUT_SANDBOX]
-    return Readiness(checks=dict.fromkeys(state.remedies, True), sandbox=levels, warnings=warnings)
+    unconfined = [] if all(level.startswith(_SANDBOX) for level in levels) else [WITHOUT_SANDBOX]
+    return Readiness(checks=dict.fromkeys(state.remedies, True), sandbox=levels, warnings=unconfined + state.warnings)
 
 
 @router.get("/metrics", summary="Counters for Prometheus", response_class=Response, responses=responses())

@@ -1,14 +1,18 @@
 """Transactions: committed whole or not at all, callbacks after the commit only, times by the database's clock."""
 
+import sqlite3
 import time
+from contextlib import closing
 
 import pytest
-from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import event, func, select, text
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from service.db import Database, db_epoch, make_engine, on_commit
+from service import postgresql
+from service.db import Database, db_epoch, journal_mode, make_engine, on_commit
 from service.tables import Worker
 from tests.databases import on_databases
+from tests.servers import PostgreSQL
 from tests.service.samples import a_worker
 
 
@@ -63,6 +67,69 @@ def test_postgresql_urls_get_the_installed_driver() -> None:
     engine = make_engine("postgresql://somebody:secret@127.0.0.1:1/none")
     assert engine.url.drivername == "postgresql+psycopg"
     assert "secret" not in repr(engine)
+
+
+@pytest.mark.parametrize(
+    ("version", "mode"), [((3, 40, 1), "DELETE"), ((3, 51, 2), "DELETE"), ((3, 51, 3), "WAL"), ((3, 52, 0), "WAL")]
+)
+def test_a_write_ahead_log_is_used_only_by_sqlite_that_keeps_it_safe(version: tuple[int, ...], mode: str) -> None:
+    assert journal_mode(version) == mode
+
+
+def test_the_journal_is_chosen_once_whatever_the_file_had_before(database_url: str) -> None:
+    wanted = journal_mode(sqlite3.sqlite_version_info)
+    other = "DELETE" if wanted == "WAL" else "WAL"
+    with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as file:
+        assert file.execute(f"PRAGMA journal_mode={other}").fetchone() == (other.lower(),)
+    database = Database(database_url)
+    told: list[str] = []
+    event.listen(database.engine, "connect", lambda raw, _: raw.set_trace_callback(told.append))
+    with database.engine.connect() as first, database.engine.connect() as second:
+        for connection in (first, second):
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == wanted.lower()
+            connection.rollback()
+    assert not any("journal_mode=" in statement for statement in told), "another connection chose again"
+    database.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_postgresql_ends_what_takes_too_long_and_the_connection_stays_good(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(postgresql._SERVER, "statement_timeout", "50ms")
+    with pytest.raises(OperationalError, match="statement timeout"), database.session_scope() as session:
+        session.execute(text("SELECT pg_sleep(10)"))
+    assert _workers(database) == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_transaction_that_its_process_forgot_gives_its_locks_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(postgresql._SERVER, "idle_in_transaction_session_timeout", "100ms")
+    lock = text("SELECT pg_advisory_xact_lock(1)")
+    with pytest.raises(SQLAlchemyError), database.session_scope() as forgotten:
+        forgotten.execute(lock)
+        with database.session_scope() as other:
+            other.execute(lock)
+        forgotten.execute(lock)
+
+
+def test_migrations_may_take_as_long_as_they_need(postgresql_server: PostgreSQL) -> None:
+    url = postgresql_server.url("postgres")
+    for bounded, seconds in ((True, "12s"), (False, "0")):
+        engine = make_engine(url, bounded=bounded)
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == seconds
+        engine.dispose()
+
+
+def test_the_options_of_an_url_are_kept(postgresql_server: PostgreSQL) -> None:
+    engine = make_engine(f"{postgresql_server.url('postgres')}?options=-csearch_path%3Delsewhere")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW search_path").scalar() == "elsewhere"
+        assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "12s"
+    engine.dispose()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

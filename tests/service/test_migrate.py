@@ -10,7 +10,7 @@ from alembic.util import CommandError
 from sqlalchemy import inspect
 
 from service.db import make_engine
-from service.migrate import check, configuration, upgrade
+from service.migrate import check, configuration, is_ahead, is_behind, upgrade
 from service.tables import Base
 from tests.servers import PostgreSQL
 
@@ -61,6 +61,19 @@ def test_any_number_of_processes_may_migrate_at_once(empty_url: str) -> None:
         thread.join()
     assert errors == []
     assert "jobs" in _tables(empty_url)
+
+
+def test_a_database_of_a_newer_release_stays_as_it_is(empty_url: str) -> None:
+    upgrade(empty_url)
+    engine = make_engine(empty_url)
+    with engine.begin() as connection:
+        assert not is_ahead(connection)
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    upgrade(empty_url)
+    with engine.connect() as connection:
+        assert is_ahead(connection) and not is_behind(connection)
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == ["9999"]
+    engine.dispose()
 
 
 def test_migrations_can_be_taken_back(empty_url: str) -> None:

@@ -1,5 +1,7 @@
 """Health, readiness, counters and capabilities."""
 
+import time
+
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
@@ -8,7 +10,7 @@ from starlette.testclient import TestClient
 from service.broker import Broker
 from service.catalog import FAMILIES
 from service.db import Database
-from service.readiness import BROKER, DATABASE, SPACE, STORAGE, WORKER
+from service.readiness import AHEAD, BROKER, DATABASE, SPACE, STORAGE, WORKER
 from service.routes.operations import WITHOUT_SANDBOX
 from service.specs import CRITERIA_OF
 from tests.databases import on_databases
@@ -36,6 +38,20 @@ def test_readiness_warns_of_workers_without_a_sandbox_and_of_no_others(
     store(database, a_worker("w2"))
     ready = anonymous_client.get("/readyz").json()
     assert (ready["sandbox"], ready["warnings"]) == (["bubblewrap+seccomp+gpu", "process"], [WITHOUT_SANDBOX])
+
+
+def test_readiness_tells_of_a_newer_database_and_of_a_clock_that_is_wrong(
+    anonymous_client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confined = a_worker("w1")
+    confined.sandbox = "bubblewrap"
+    store(database, confined)
+    with database.session_scope() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    monkeypatch.setattr("service.clocks.time.time", lambda: time.time_ns() / 1e9 - 120)
+    newer, clock = anonymous_client.get("/readyz").json()["warnings"][::-1]
+    assert newer == AHEAD
+    assert clock == "The clock of this process is 120 s behind the database's."
 
 
 def test_readiness_names_what_is_missing(
