@@ -35,6 +35,11 @@ class Telemetry:
             "secateur_http_received_bytes", "Bytes of request bodies.", ["route"], registry=registry
         )
         self._sent = Counter("secateur_http_sent_bytes", "Bytes of bodies of answers.", ["route"], registry=registry)
+        self._damaged = Counter(
+            "secateur_damaged_files", "Stored files found lost or changed, by whom.", ["by"], registry=registry
+        )
+        for reader in ("download", "scrub"):
+            self._damaged.labels(reader)
         self._jobs = JobFigures(registry)
         self._gauges = Gauges(registry)
 
@@ -51,6 +56,10 @@ class Telemetry:
     def sent(self, route: str, size: int) -> None:
         """Bytes of an answer's body have gone."""
         self._sent.labels(route).inc(size)
+
+    def damaged(self, by: str) -> None:
+        """A stored file was lost, or was not what it had been: found by a `download` or the `scrub`."""
+        self._damaged.labels(by).inc()
 
     def begin(self, session: Session) -> None:
         """Jobs are counted from now on."""

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from itertools import groupby
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
@@ -50,7 +49,7 @@ def remove_orphans(storage: Storage, root: str, parts: int, is_orphan: Callable[
     """
     removed = []
     try:
-        for prefix, _ in groupby(storage.list(root), key=lambda key: "/".join(key.split("/")[:parts])):
+        for prefix in storage.prefixes(root, parts):
             if is_orphan(prefix):
                 storage.delete_prefix(prefix)
                 removed.append(prefix)

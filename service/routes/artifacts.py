@@ -1,6 +1,7 @@
 """Bytes of single files that jobs made."""
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,10 +12,13 @@ from service.deps import Reader, SessionDep, StorageDep
 from service.errors import NotFound
 from service.problems import responses
 from service.retention import check_kept
-from service.storage import Storage
+from service.storage import Storage, StorageMissing
 from service.storage.serve import repr_digest, serve
 from service.storage.tar import TarLayout, read_range
+from service.storage.verified import missing
 from service.tables import Artifact, Job
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
@@ -62,8 +66,8 @@ def get_content(
 
 
 def serve_file(request: Request, storage: Storage, key: str, *, size: int, sha256: str) -> Response:
-    """One stored file, or where the object store has it. Raises `StorageMissing` now, not in mid-answer."""
-    read = reader(storage, key)
+    """One stored file, or where the object store has it. Raises `InternalError` when it is lost or damaged."""
+    read = reader(request, storage, key)
     media_type, filename = "application/octet-stream", PurePosixPath(key).name
     if request.app.state.settings.presigned_downloads and request.method == "GET":
         url = storage.presigned_url(key, filename=filename, media_type=media_type)
@@ -73,9 +77,9 @@ def serve_file(request: Request, storage: Storage, key: str, *, size: int, sha25
     return serve(request, size=size, sha256=sha256, media_type=media_type, filename=filename, read=read)
 
 
-def reader(storage: Storage, key: str) -> Callable[[int, int], Iterator[bytes]]:
-    """Reads ranges of a stored file. Raises `StorageMissing` now, not in the middle of an answer."""
-    storage.size(key)
+def reader(request: Request, storage: Storage, key: str) -> Callable[[int, int], Iterator[bytes]]:
+    """Reads ranges of a stored file. Raises `InternalError` when it is lost: now, not in the middle of an answer."""
+    check_there(request, storage, [key])
 
     def read(start: int, length: int) -> Iterator[bytes]:
         with storage.open(key) as file:
@@ -84,15 +88,25 @@ def reader(storage: Storage, key: str) -> Callable[[int, int], Iterator[bytes]]:
     return read
 
 
+def check_there(request: Request, storage: Storage, keys: Iterable[str]) -> None:
+    """Raises `InternalError` with the code ARTIFACT_MISSING when the storage has lost one of the files."""
+    for key in keys:
+        try:
+            storage.size(key)
+        except StorageMissing:
+            request.app.state.telemetry.damaged("download")
+            log.error("The storage has lost %s", key)
+            raise missing() from None
+
+
 def serve_tar(
     request: Request, storage: Storage, files: Mapping[str, tuple[int, str]], *, sha256: str, filename: str
 ) -> Response:
     """Files as one tar: `files` maps names in it to size and key, in its order; `sha256` is of the whole archive.
 
-    Raises `StorageMissing` now, not in the middle of the answer.
+    Raises `InternalError` when a file is lost, or the archive is small and damaged.
     """
-    for _, key in files.values():
-        storage.size(key)
+    check_there(request, storage, (key for _, key in files.values()))
     layout = TarLayout([(name, size) for name, (size, _) in files.items()])
     return serve(
         request,

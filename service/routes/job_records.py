@@ -163,7 +163,7 @@ def get_report(principal: Reader, session: SessionDep, storage: StorageDep, job_
         sha256=artifact.sha256,
         media_type="text/html; charset=utf-8" if form == "html" else "application/json",
         filename=f"report.{form}",
-        read=reader(storage, artifact.key),
+        read=reader(request, storage, artifact.key),
         extra={
             "Content-Disposition": f'inline; filename="report.{form}"',
             "Content-Security-Policy": _REPORT_POLICY,

@@ -39,6 +39,9 @@ class Storage(Protocol):
     def list(self, prefix: str) -> Iterator[str]:
         """Keys below `prefix`, in order."""
 
+    def prefixes(self, root: str, parts: int) -> Iterator[str]:
+        """Prefixes of so many parts that begin with `root`, in order: also where a crash left no whole file below."""
+
     def free_bytes(self) -> int | None:
         """Room that is left; None where there is no bound."""
 

@@ -96,6 +96,12 @@ class LocalStorage:
             if path.is_file() and path.suffix != _UNFINISHED:
                 yield path.relative_to(self.root).as_posix()
 
+    def prefixes(self, root: str, parts: int) -> Iterator[str]:
+        """Folders of that depth, empty ones too."""
+        below = parts - root.count("/") - 1
+        for path in sorted(self._path(root).glob("/".join("*" * below))):
+            yield path.relative_to(self.root).as_posix()
+
     def free_bytes(self) -> int | None:
         """Room on the file system."""
         return shutil.disk_usage(self.root).free

@@ -7,6 +7,7 @@ the role of the machine. None is part of a URL, a log line or an error.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, urlsplit
@@ -158,6 +159,11 @@ class S3Storage:
         with _told("list"):
             for name in self._below(self._name(prefix.rstrip("/"))):
                 yield name.removeprefix(self._root)
+
+    def prefixes(self, root: str, parts: int) -> Iterator[str]:
+        """What so many first parts of the keys are."""
+        for prefix, _ in groupby(self.list(root), key=lambda key: "/".join(key.split("/")[:parts])):
+            yield prefix
 
     def free_bytes(self) -> int | None:
         """None: a bucket has no bound."""

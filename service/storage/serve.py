@@ -1,16 +1,22 @@
 """Answers that carry stored bytes: ranges, conditions and digests as RFC 9110 and RFC 9530 have them."""
 
 import base64
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.errors import RangeNotSatisfiable
+from service.errors import InternalError, RangeNotSatisfiable
 from service.storage.disposition import disposition
+from service.storage.verified import Reader, verified
 
-Reader = Callable[[int, int], Iterator[bytes]]
+log = logging.getLogger(__name__)
+
+READ_FIRST_BYTES = 16 << 20
+"""Up to here bytes are read twice, so that damage is told by a problem document and not by a broken connection."""
+
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
@@ -26,7 +32,9 @@ def serve(
 ) -> Response:
     """The bytes of `read(start, length)`: whole, one range, or 304.
 
-    `sha256` is the hex digest of all bytes: the strong ETag and the Repr-Digest. Raises `RangeNotSatisfiable`.
+    `sha256` is the hex digest of all bytes: the strong ETag and the Repr-Digest. Raises `RangeNotSatisfiable`, and
+    `InternalError` where the bytes are others: before the answer while they are few, else before the last of them, so
+    that the connection breaks.
     """
     etag = f'"{sha256}"'
     headers = {
@@ -48,7 +56,21 @@ def serve(
     status = 206 if wanted else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(read(start, length), status, headers, media_type)
+    if start + length <= READ_FIRST_BYTES:
+        for _ in _told(request, verified(read, start, length, size=size, sha256=sha256)):
+            pass
+    body = _told(request, verified(read, start, length, size=size, sha256=sha256))
+    return StreamingResponse(body, status, headers, media_type)
+
+
+def _told(request: Request, body: Iterator[bytes]) -> Iterator[bytes]:
+    """The same; damage is counted and logged, for the answer may be under way already."""
+    try:
+        yield from body
+    except InternalError as error:
+        request.app.state.telemetry.damaged("download")
+        log.error("%s at %s", error.code, request.url.path)
+        raise
 
 
 def _is_known(if_none_match: str, etag: str) -> bool:

@@ -110,6 +110,15 @@ def test_list_keeps_what_lies_in_one_folder_together(storage: Storage, source: S
     assert list(storage.list("nothing")) == []
 
 
+def test_prefixes_are_what_lies_so_deep(storage: Storage, source: Source) -> None:
+    for key in ("m/1/a/x", "m/1/a/y/z", "m/1/b/x", "m/2/a/x", "m2/1/a/x"):
+        storage.put(key, source())
+    assert list(storage.prefixes("m", 2)) == ["m/1", "m/2"]
+    assert list(storage.prefixes("m", 3)) == ["m/1/a", "m/1/b", "m/2/a"]
+    assert list(storage.prefixes("m/1", 3)) == ["m/1/a", "m/1/b"]
+    assert list(storage.prefixes("nothing", 2)) == []
+
+
 @pytest.mark.parametrize("name", ["ünï/café.json", "a b/c+d&e?f=g#h%2F", "~!*'()/;:@,$"])
 def test_any_name_is_kept(storage: Storage, source: Source, name: str) -> None:
     storage.put(f"n/{name}", source(b"x"))

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
 from service import problems
+from service.observe import Telemetry
 from service.storage.disposition import disposition
 from service.storage.serve import serve
 
@@ -19,6 +20,7 @@ ETAG = f'"{SHA256}"'
 def files() -> TestClient:
     app = FastAPI()
     problems.install(app)
+    app.state.telemetry = Telemetry()
 
     def read(start: int, length: int) -> Iterator[bytes]:
         for at in range(start, start + length, 100):
