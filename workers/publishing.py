@@ -219,7 +219,7 @@ def _model(storage: Storage, held: Claim, order: Order, result: Result, artifact
         parent_model_id=order.model_id,
         job_id=held.job_id,
         metadata_={},
-        **result.model.model_dump(exclude={"directory"}),
+        **result.model.model_dump(exclude={"directory"}, exclude_unset=True),  # a stack that is not there has no sizes
     )
 
 

@@ -82,6 +82,11 @@ def test_artifacts_lie_below_the_token(folder: Path) -> None:
     assert publication.model.parent_model_id == "mdl_PARENT"
 
 
+def test_a_model_has_the_sizes_that_the_engine_told_and_no_others(folder: Path) -> None:
+    model = published(folder).model
+    assert model is not None and model.structure == RESULT["model"]["structure"]
+
+
 def test_an_inspection_has_a_report_and_makes_no_model(folder: Path) -> None:
     (folder / "result.json").write_text(json.dumps(FINDINGS))
     storage = open_storage(f"file://{folder.parent / 'storage'}")

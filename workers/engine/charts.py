@@ -97,7 +97,7 @@ PANELS = {"attention_heads": "Attention heads per layer", "ffn_width": "FFN neur
 def structure_chart(before: Mapping[str, Any], after: Mapping[str, Any], kept: Mapping[str, Sequence[int]]) -> str:
     """Attention heads and FFN neurons that each layer of the original kept; `kept` has the layers that are left of each
     stack, as indices from 0."""
-    sides = [side for side in ("", "decoder_") if f"{side}attention_heads" in before]
+    sides = [side for side in ("", "decoder_") if before.get(f"{side}attention_heads")]
     panels = [(side, key, title) for side in sides for key, title in PANELS.items()]
 
     def draw(figure: Figure) -> None:

@@ -240,6 +240,13 @@ def test_a_data_free_job_without_benchmark_still_gets_its_report(record: Record)
     assert "layer removed" not in page.text
 
 
+def test_a_stack_whose_sizes_are_null_is_not_drawn(record: Record) -> None:
+    page = render(record, [])
+    for side in ("before", "after"):
+        record.result[side]["structure"] |= {"decoder_attention_heads": None, "decoder_ffn_width": None}
+    assert render(record, []) == page
+
+
 def test_same_record_gives_the_same_bytes(record: Record) -> None:
     assert render(record) == render(record)
 
