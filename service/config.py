@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     )
     max_attempts: int = 3
     checkpoint_seconds: float = Field(60.0, description="how often a job that trains is saved, to go on from there")
+    checkpoint_expiry_seconds: float = Field(
+        7 * 24 * 3600.0, gt=0, description="what a failed job saved is kept this long after its end"
+    )
     checkpoint_grace_seconds: float = Field(
         30.0, description="for saving a job once more before it is paused or its worker leaves"
     )

@@ -28,6 +28,11 @@ def following(last: str) -> str:
     return _written(prefix, value + 1)
 
 
+def earliest(prefix: str, seconds: float) -> str:
+    """The least id that can be made at a time, in seconds since 1970."""
+    return _written(prefix, int(seconds * 1000) << 80)
+
+
 def _written(prefix: str, value: int) -> str:
     return f"{prefix}_" + "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -5, -5))
 

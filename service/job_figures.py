@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from sqlalchemy import Row, Select, or_, select
 from sqlalchemy.orm import Session
 
+from service.ids import earliest
 from service.states import FINAL, Phase
-from service.tables import Attempt, Job, utc_now
+from service.tables import Attempt, Event, Job, utc_now
 
 OVERLAP = timedelta(minutes=5)
 """How far back a look reaches beyond the last one: clocks of hosts differ, and a row is seen only once committed."""
@@ -47,6 +48,11 @@ class JobFigures:
         self._attempts = Counter(
             "secateur_job_attempts", "Attempts at jobs that ended, by how.", ["outcome"], registry=registry
         )
+        self._lost = Counter(
+            "secateur_job_checkpoints_lost",
+            "Checkpoints that could not be read, so that an attempt went on from the one before, or from the start.",
+            registry=registry,
+        )
         for status in FINAL:
             self._runs.labels(status)
             self._attempts.labels(status)
@@ -60,7 +66,9 @@ class JobFigures:
     def look(self, session: Session) -> None:
         """Count what has happened since the last look."""
         for change, row in self._news(session):
-            if change == "ended":
+            if change == "lost":
+                self._lost.inc()
+            elif change == "ended":
                 self._ended(row)
             elif row.token == 1:
                 self._waits.observe(max(0.0, (row.started_at - row.created_at).total_seconds()))
@@ -75,6 +83,11 @@ class JobFigures:
                 if time is not None and time >= since and key not in self._seen:
                     self._seen[key] = time
                     news.append((change, row))
+        for row in session.execute(_lost_since(since)):
+            key = ("lost", row.id, 0)
+            if key not in self._seen:
+                self._seen[key] = row.time
+                news.append(("lost", row))
         return news
 
     def _ended(self, row: Row[Any]) -> None:
@@ -87,6 +100,11 @@ class JobFigures:
                 self._phases.labels(phase).inc(max(0.0, seconds))
         if row.status == "failed" and row.error:
             self._failures.labels(row.error["code"]).inc()
+
+
+def _lost_since(since: datetime) -> Select[str, datetime]:
+    begun = earliest("evt", since.timestamp())
+    return select(Event.id, Event.time).where(Event.id >= begun, Event.type == "job.checkpoint_lost")
 
 
 def _moved_since(since: datetime) -> Select[Any]:

@@ -48,7 +48,7 @@ def submit(session: Session, job: Job) -> Job:
     session.flush()
     if job.webhook_url is not None:  # so that its secret can be asked for before the first webhook comes
         outbox.signer_of_jobs(session, job.tenant)
-    emit(session, job.id, "job.queued", "Queued.")
+    emit(session, job.id, "job.queued", "Queued.", first=True)
     return job
 
 
@@ -116,17 +116,19 @@ def beat(session: Session, held: Claim, lease_seconds: float, **visible: Any) ->
     return session.execute(select(Job.status).where(Job.id == held.job_id)).scalar_one()
 
 
-def keep_checkpoint(session: Session, held: Claim, checkpoint: dict[str, Any] | None) -> bool:
-    """Note from where the next attempt goes on: `Job.checkpoint`, whose files are in storage; None: from the start."""
+def keep_checkpoint(session: Session, held: Claim, checkpoint: dict[str, Any]) -> bool:
+    """Note from where the next attempt goes on: `Job.checkpoint`, whose files are in storage."""
+    return change(session, _held(held, "running", "pausing"), checkpoint=checkpoint)
+
+
+def fall_back(session: Session, held: Claim, lost: dict[str, Any], checkpoint: dict[str, Any] | None) -> bool:
+    """What was saved last cannot be read: note the checkpoint before it, or that there is none."""
     won = change(session, _held(held, "running", "pausing"), checkpoint=checkpoint)
-    if won and checkpoint is None:
-        emit(
-            session,
-            held.job_id,
-            "job.checkpoint_lost",
-            "The checkpoint cannot be read; starting anew.",
-            level="warning",
-        )
+    if won:
+        begins = "starting anew" if checkpoint is None else f"going on from step {checkpoint['step']}"
+        message = f"The checkpoint of step {lost['step']} cannot be read; {begins}."
+        steps = {"step": lost["step"], "from_step": 0 if checkpoint is None else checkpoint["step"]}
+        emit(session, held.job_id, "job.checkpoint_lost", message, level="warning", data=steps)
     return won
 
 

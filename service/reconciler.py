@@ -88,6 +88,7 @@ class Reconciler:
             self._next_sweep = time.monotonic() + SWEEP_SECONDS
             for sweep in (orphans.sweep, orphans.sweep_artifacts, checkpoints.sweep):
                 sweep(self._database, self._storage)
+            retention.drop_checkpoints(self._database, self._storage, self._settings.checkpoint_expiry_seconds)
 
     def _ring(self, due: list[str]) -> None:
         waiting = self._broker.waiting() if due else None

@@ -1,6 +1,7 @@
 """What becomes of a job whose time is over: the bytes of what it made go, every row stays and tells of it."""
 
 import logging
+from datetime import timedelta
 from functools import partial
 
 from sqlalchemy import ColumnElement, and_, select
@@ -39,6 +40,25 @@ def expire(database: Database, storage: Storage) -> list[str]:
     return [job_id for job_id in found if _expire(database, storage, job_id)]
 
 
+def drop_checkpoints(database: Database, storage: Storage, seconds: float) -> list[str]:
+    """Remove what jobs had saved that failed so long ago; returns their ids. Tried again, they begin at the start."""
+    old = and_(
+        Job.status == "failed", Job.checkpoint.is_not(None), Job.finished_at < utc_now() - timedelta(seconds=seconds)
+    )
+    with database.session_scope(read_only=True) as session:
+        found = list(session.scalars(select(Job.id).where(old).limit(AT_ONCE)))
+    return [job_id for job_id in found if _drop_checkpoints(database, storage, and_(Job.id == job_id, old), job_id)]
+
+
+def _drop_checkpoints(database: Database, storage: Storage, still: ColumnElement[bool], job_id: str) -> bool:
+    with database.session_scope() as session:
+        if not change(session, still, checkpoint=None):
+            return False
+        emit(session, job_id, "job.checkpoint_expired", "What the failed job had saved was removed.")
+        on_commit(session, partial(_remove, storage, prefix_of(job_id)))
+    return True
+
+
 def _is_due() -> ColumnElement[bool]:
     return and_(Job.expires_at <= utc_now(), Job.expired_at.is_(None), Job.status.in_(FINAL))
 
@@ -55,7 +75,7 @@ def _expire(database: Database, storage: Storage, job_id: str) -> bool:
         if made is not None:
             made.state = "expired"
         emit(session, job_id, "job.expired", "The time to keep its files is over; they were removed.")
-        on_commit(session, partial(_remove, storage, job_id))
+        on_commit(session, partial(_remove, storage, f"artifacts/{job_id}", prefix_of(job_id)))
     return True
 
 
@@ -64,12 +84,12 @@ def _is_needed(session: Session, model_id: str) -> bool:
     return session.scalar(unfinished) is not None
 
 
-def _remove(storage: Storage, job_id: str) -> None:
+def _remove(storage: Storage, *prefixes: str) -> None:
     try:
-        for prefix in (f"artifacts/{job_id}", prefix_of(job_id)):
+        for prefix in prefixes:
             storage.delete_prefix(prefix)
     except (OSError, SecateurError):
-        log.exception("Files of the expired job %s are left for the sweep", job_id)
+        log.exception("Files below %s are left for the sweep", " and ".join(prefixes))
 
 
 def check_kept(job: Job | None) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints: what an engine saves goes into storage and into the job's row, and back at the next attempt.
 
-A checkpoint is noted when all of its files are stored, and only then is the one before it removed: whatever dies in
-between, one that is whole can be gone on from.
+A checkpoint is noted when all of its files are stored, together with the one before it, and only then is the one before
+that removed: whatever dies in between, one that is whole can be gone on from, and another where that is damaged since.
 """
 
 import logging
@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from service.checkpoints import key_of
+from service.checkpoints import key_of, newest_first
 from service.jobs import Claim
 from service.storage import Storage, StorageMissing
 from workers.lease import Halt
 from workers.publishing import sha256_of
 from workers.relay import CheckpointLine
-from workers.staging import Order, copy
+from workers.staging import Order, Unreadable, copy
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,7 @@ class Keeper:
 
     def _keep(self, line: CheckpointLine) -> None:
         key = key_of(self._held.job_id, self._held.token, line.name)
-        before = self._kept["key"] if self._kept is not None else None
-        if key == before:
+        if any(kept["key"] == key for kept in newest_first(self._kept)):
             return
         try:
             # The engine removes its older ones, however long storing takes: this one is out of its reach.
@@ -106,10 +105,13 @@ class Keeper:
                 log.exception("Checkpoint %s of job %s was not stored", line.name, self._held.job_id)
             self._forget(key)
         else:
-            self._replace(before, {"key": key, "files": files, "step": line.step, "token": self._held.token})
+            self._replace({"key": key, "files": files, "step": line.step, "token": self._held.token})
         shutil.rmtree(self._folder / STORING, ignore_errors=True)
 
-    def _replace(self, before: str | None, checkpoint: dict[str, Any]) -> None:
+    def _replace(self, checkpoint: dict[str, Any]) -> None:
+        """Note a stored checkpoint, and let go of all but the one before it."""
+        before, older = newest_first(self._kept)[:1], newest_first(self._kept)[1:]
+        checkpoint["before"] = before[0] | {"before": None} if before else None
         try:
             noted = self._note(checkpoint)
         except Exception:  # it may have been noted all the same: what is not is found by the sweep
@@ -117,7 +119,8 @@ class Keeper:
             return
         if noted:
             self._kept = checkpoint
-        self._forget(before if noted else checkpoint["key"])
+        for needless in older if noted else [checkpoint]:
+            self._forget(needless["key"])
 
     def _put(self, key: str, folder: Path) -> list[dict[str, Any]]:
         files = []
@@ -147,24 +150,31 @@ class Keeper:
         if self._abandoned.is_set():
             raise _Abandoned
 
-    def _forget(self, key: str | None) -> None:
+    def _forget(self, key: str) -> None:
         try:
-            if key is not None:
-                self._storage.delete_prefix(key)
+            self._storage.delete_prefix(key)
         except Exception:
             log.exception("A checkpoint of job %s is left in storage", self._held.job_id)
 
 
-def bring_back(storage: Storage, folder: Path, checkpoint: dict[str, Any], check: Callable[[], None]) -> bool:
-    """Copy a checkpoint to `folder/in/checkpoint`; False, and nothing there, when a file is missing or has changed."""
+def bring_back(
+    storage: Storage, folder: Path, checkpoint: dict[str, Any] | None, check: Callable[[], None]
+) -> dict[str, Any] | None:
+    """Copy the newest noted checkpoint that is whole to `folder/in/checkpoint`; returns it, None when there is none."""
+    whole = (saved for saved in newest_first(checkpoint) if _copied(storage, folder, saved, check))
+    return next(whole, None)
+
+
+def _copied(storage: Storage, folder: Path, checkpoint: dict[str, Any], check: Callable[[], None]) -> bool:
+    """False, and nothing there, when a file is missing, cannot be read or has changed."""
     target = folder / STAGED
     target.mkdir()
     try:
         for file in checkpoint["files"]:
             if copy(storage, f"{checkpoint['key']}/{file['path']}", target / file["path"], check) != file["sha256"]:
                 raise _Unusable(file["path"])
-    except (StorageMissing, _Unusable) as fault:
-        log.warning("The checkpoint %s cannot be used: %s", checkpoint["key"], type(fault).__name__)
+    except (StorageMissing, Unreadable, _Unusable) as fault:
+        log.error("The checkpoint %s cannot be used: %s", checkpoint["key"], type(fault).__name__)
         shutil.rmtree(target)
         return False
     return True

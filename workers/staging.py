@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sqlalchemy.orm import Session
 
@@ -24,6 +24,10 @@ CARD = "README.md"
 
 _FOLDER = "jobs"
 _PIECE = 1 << 20
+
+
+class Unreadable(OSError):
+    """The storage has a file, and cannot read it."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,19 @@ def stage(
 
 
 def copy(storage: Storage, key: str, target: Path, check: Callable[[], None]) -> str:
-    """Copy a stored file to `target`; returns its SHA-256. Raises `StorageMissing`."""
+    """Copy a stored file to `target`; returns its SHA-256. Raises `StorageMissing` and `Unreadable`."""
     digest = hashlib.sha256()
     with storage.open(key) as source, target.open("xb") as sink:
-        while piece := source.read(_PIECE):
+        for piece in _pieces(source):
             digest.update(piece)
             sink.write(piece)
             check()
     return digest.hexdigest()
+
+
+def _pieces(source: BinaryIO) -> Iterator[bytes]:
+    try:
+        while piece := source.read(_PIECE):
+            yield piece
+    except OSError as error:
+        raise Unreadable(error.errno, error.strerror) from error

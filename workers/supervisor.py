@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -120,7 +121,7 @@ class Supervisor:
         try:
             with work_folder(self._settings.scratch, held) as folder:
                 stage(self._storage, folder, order, lease.check, checkpoint_seconds=self._settings.checkpoint_seconds)
-                self._bring_back(folder, held, order, lease)
+                order = self._bring_back(folder, held, order, lease)
                 with Keeper(self._storage, folder, held, order, self._note_of(held)) as keeper:
                     self._run_engine(folder, order, relay, lease, keeper)
                 publication = publish(self._storage, folder, held, order, lease.check)
@@ -130,10 +131,15 @@ class Supervisor:
         lease.stop()
         self._finish(held, relay, publication)
 
-    def _bring_back(self, folder: Path, held: Claim, order: Order, lease: Lease) -> None:
+    def _bring_back(self, folder: Path, held: Claim, order: Order, lease: Lease) -> Order:
+        """The order with the checkpoint that the attempt really goes on from."""
         saved = order.checkpoint
-        if saved is not None and not bring_back(self._storage, folder, saved, lease.check):
-            self._persist(lambda session: jobs.keep_checkpoint(session, held, None))
+        whole = bring_back(self._storage, folder, saved, lease.check)
+        if saved is None or whole is saved:
+            return order
+        self._persist(lambda session: jobs.fall_back(session, held, saved, whole))
+        origin = order.origin | {"resumed_from_checkpoint": whole is not None}
+        return replace(order, checkpoint=whole, origin=origin)
 
     def _note_of(self, held: Claim) -> Callable[[dict[str, Any]], bool]:
         return lambda checkpoint: self._persist(lambda session: jobs.keep_checkpoint(session, held, checkpoint))

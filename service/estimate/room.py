@@ -14,6 +14,8 @@ _LIBRARIES = {"cpu": 900e6, "cuda": 0.0}
 _ONNX_TOOLS = 800e6
 _FILES_ALONE = 100e6
 _SCORING_BATCH = 32
+_CHECKPOINTS = 3
+"""The one that is being stored, and the two that are kept meanwhile."""
 
 
 def stored_bytes(order: Order) -> int:
@@ -67,4 +69,4 @@ def disk(order: Order, whole: Anatomy | None) -> float:
     zeroes = stored_bytes(order) * parameters if order.spec.pruning.zeroes_weights else 0.0
     trains = order.spec.baseline is not None or order.spec.finetuning is not None
     checkpoint = FLOAT * order.model.parameters * 5 if trains else 0.0
-    return read + made + measured + 2 * zeroes + checkpoint
+    return read + made + measured + 2 * zeroes + _CHECKPOINTS * checkpoint

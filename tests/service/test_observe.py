@@ -87,6 +87,16 @@ def test_an_attempt_that_is_tried_again_is_no_failure_and_no_second_wait(
     assert not any(name.startswith("secateur_job_failures_total") for name in shown)
 
 
+@on_databases
+def test_a_lost_checkpoint_is_counted_once(client: TestClient, database: Database) -> None:
+    job = submitted(database)
+    with database.session_scope() as session:
+        held = jobs.claim(session, job.id, "w1", 60.0)
+        assert held is not None and jobs.fall_back(session, held, {"step": 8}, None)
+    for _ in range(2):
+        assert scrape(client)["secateur_job_checkpoints_lost_total"] == 1
+
+
 def test_deleting_a_job_takes_nothing_back(client: TestClient, database: Database) -> None:
     job = submitted(database)
     run(database, job, "succeeded")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from service import jobs, retention
+from service import jobs, lifecycle, retention
 from service.db import Database
 from service.tables import Job, Model, utc_now
 from tests.databases import on_databases
 from tests.service.published import FILES, Published, publish
-from tests.service.samples import a_job, a_spec
+from tests.service.samples import a_job, a_spec, submitted
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +53,33 @@ def test_bytes_go_when_their_time_is_over_and_not_before(client: TestClient, tmp
     assert stored(client, due.job.id) == []
     assert len(stored(client, later.job.id)) == len(FILES)
     assert expire(client) == []
+
+
+@on_databases
+def test_what_a_failed_job_saved_goes_in_time(client: TestClient, database: Database, tmp_path: Path) -> None:
+    storage = client.app.state.storage  # type: ignore[attr-defined]
+    failed = [submitted(database) for _ in range(3)]
+    for job in failed:
+        (tmp_path / "staged").write_text("x")
+        storage.put(f"checkpoints/{job.id}/1/a/state", tmp_path / "staged")
+        with database.session_scope() as session:
+            held = jobs.claim(session, job.id, "w1", 60.0)
+            assert held is not None
+            jobs.keep_checkpoint(
+                session, held, {"key": f"checkpoints/{job.id}/1/a", "files": [], "step": 1, "token": 1}
+            )
+            jobs.fail(session, held, {"code": "BAD_DATA", "message": "m", "blame": "user", "retryable": False}, 1)
+            session.get_one(Job, job.id).finished_at = utc_now() - timedelta(seconds=60)
+    old, again, new = (job.id for job in failed)
+    with database.session_scope() as session:
+        session.get_one(Job, new).finished_at = utc_now()
+        lifecycle.retry(session, session.get_one(Job, again))
+    assert retention.drop_checkpoints(database, storage, 30) == [old]
+    assert stored(client, old) == [] and len(stored(client, again)) == len(stored(client, new)) == 1
+    told = client.get(f"/v1/jobs/{old}").json()
+    assert (told["status"], told["checkpoint"]) == ("failed", None)
+    assert client.get(f"/v1/jobs/{old}/events").json()["data"][-1]["type"] == "job.checkpoint_expired"
+    assert retention.drop_checkpoints(database, storage, 30) == []
 
 
 @on_databases

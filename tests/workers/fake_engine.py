@@ -85,6 +85,8 @@ def train() -> None:
         file.write(f"{step} ")
     for name in range(1, int(metadata["steps"]) + 1 - step):
         step += 1
+        if asked and step % 5 == 0:  # one more, so that what it saves when asked can be told from the rest
+            step += 1
         if asked or step % 5 == 0:
             save(name, step)
         if asked:

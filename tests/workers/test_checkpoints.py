@@ -69,7 +69,9 @@ def test_a_paused_job_goes_on_from_what_it_saved_last(
     job = read_job(database, job_id)
     assert (job.status, job.phase, job.worker, job.lease_until, job.attempts) == ("paused", None, None, None, 0)
     assert job.checkpoint is not None and job.checkpoint["step"] % 5 != 0, "saved when it was asked to leave"
-    assert {key.rpartition("/")[0] for key in stored(settings, job_id)} == {job.checkpoint["key"]}
+    noted = checkpoints.newest_first(job.checkpoint)
+    assert len(noted) == 2 and noted[0]["step"] > noted[1]["step"]
+    assert {key.rpartition("/")[0] for key in stored(settings, job_id)} == {saved["key"] for saved in noted}
     with database.session_scope() as session:
         row = session.get_one(Job, job_id)
         metadata = {**row.configuration["metadata"], "steps": str(job.checkpoint["step"] + 3)}
@@ -155,24 +157,42 @@ def test_a_job_out_of_time_keeps_what_it_saved(
     assert starts(started)[2] == 0
 
 
-@pytest.mark.parametrize("damage", ["flip", "remove"])
-def test_a_checkpoint_that_is_damaged_is_not_used(
-    database: Database, settings: Settings, make_job: MakeJob, run: Run, tmp_path: Path, damage: str
+def damage(settings: Settings, key: str, how: str) -> None:
+    """Do to a stored checkpoint what disks do."""
+    file = Path(settings.storage.removeprefix("file://"), key, "weights.safetensors")
+    data = file.read_bytes()
+    match how:
+        case "flip":
+            file.write_bytes(b"x" + data[1:])
+        case "cut":
+            file.write_bytes(data[:-1])
+        case "remove":
+            file.unlink()
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["newest", "both"])
+@pytest.mark.parametrize("how", ["flip", "cut", "remove"])
+def test_of_a_damaged_checkpoint_the_one_before_serves(
+    database: Database, settings: Settings, make_job: MakeJob, run: Run, tmp_path: Path, how: str, both: bool
 ) -> None:
     started = tmp_path / "started"
     job_id = make_job("train", timeout=1, started=str(started), steps="100000")
     run(job_id)
-    checkpoint = read_job(database, job_id).checkpoint
-    assert checkpoint is not None
-    file = Path(settings.storage.removeprefix("file://"), checkpoint["key"], "weights.safetensors")
-    if damage == "flip":
-        file.write_bytes(b"x" + file.read_bytes()[1:])
-    else:
-        file.unlink()
+    newest, before = checkpoints.newest_first(read_job(database, job_id).checkpoint)
+    for saved in (newest, before) if both else (newest,):
+        damage(settings, saved["key"], how)
     ask(database, job_id, lifecycle.retry)
     run(job_id)
-    assert starts(started) == [0, 0]
-    assert "job.checkpoint_lost" in events(database, job_id)
+    begun = 0 if both else before["step"]
+    assert starts(started) == [0, begun]
+    with database.session_scope(read_only=True) as session:
+        lost = session.scalars(select(Event).where(Event.type == "job.checkpoint_lost")).one()
+    assert lost.data == {"step": newest["step"], "from_step": begun}
+    after = checkpoints.newest_first(read_job(database, job_id).checkpoint)
+    assert len(after) == 2 and all(saved["step"] > begun for saved in after)
+    swept = checkpoints.sweep(database, open_storage(settings.storage))
+    assert set(swept) <= {newest["key"], before["key"]}
+    assert {key.rpartition("/")[0] for key in stored(settings, job_id)} == {saved["key"] for saved in after}
 
 
 def test_what_is_no_checkpoint_is_not_stored(
@@ -221,5 +241,5 @@ def test_the_sweep_takes_what_no_job_goes_on_from(
         file.write_text("x")
         storage.put(f"{prefix}/checkpoint.json", file)
     assert checkpoints.sweep(database, storage) == orphans[:1]
-    assert checkpoints.sweep(database, storage, grace_seconds=-1e12) == orphans[1:]
+    assert checkpoints.sweep(database, storage, grace_seconds=-1e12) == [orphans[1].rpartition("/1/")[0]]
     assert stored(settings, job_id) == kept
