@@ -91,6 +91,12 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 
+_READING: dict[str, dict[str, Any]] = {
+    "postgresql": {"postgresql_readonly": True, "isolation_level": "REPEATABLE READ"},
+}
+"""Options of reading transactions; SQLite's see one moment anyway."""
+
+
 class Database:
     """The one place that opens and ends transactions."""
 
@@ -98,6 +104,7 @@ class Database:
         self.engine = make_engine(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
         self._before_commit: Callable[[Session], None] | None = None
+        self._reading = {"read_only": True} | _READING.get(self.engine.dialect.name, {})
 
     def ending_with(self, before_commit: Callable[[Session], None]) -> "Database":
         """The same database; `before_commit` is the last thing to happen in each of its writing transactions."""
@@ -109,11 +116,12 @@ class Database:
     def session_scope(self, *, read_only: bool = False) -> Iterator[Session]:
         """A transaction: committed when the block ends, rolled back when it raises.
 
+        One that is `read_only` sees the database as it was at its first query, whatever is committed meanwhile.
         Functions given to `on_commit` run after the commit, in order; their errors are theirs to handle.
         """
         with self._sessions() as session:
             if read_only:
-                session.connection(execution_options={"read_only": True, "postgresql_readonly": True})
+                session.connection(execution_options=self._reading)
             try:
                 yield session
                 if self._before_commit is not None and not read_only:

@@ -140,3 +140,13 @@ def test_postgresql_refuses_writes_in_a_reading_transaction(database: Database) 
     with database.session_scope() as session:
         session.add(a_worker())
     assert _workers(database) == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_reading_transaction_sees_one_moment(database: Database) -> None:
+    with database.session_scope(read_only=True) as session:
+        before = session.scalar(select(func.count()).select_from(Worker))
+        with database.session_scope() as other:
+            other.add(a_worker())
+        assert session.scalar(select(func.count()).select_from(Worker)) == before
+    assert _workers(database) == 1
