@@ -14,7 +14,7 @@ CLIENTS = ("red/0", "red/1", "red/2", "blue/0", "blue/1", "blue/2")
 """Two tenants, of each three clients."""
 
 STEPS = {
-    "submit": 22,
+    "submit": 26,
     "repeat": 4,
     "clone": 3,
     "read": 18,
@@ -27,7 +27,7 @@ STEPS = {
     "pause": 4,
     "resume": 7,
     "retry": 5,
-    "delete_job": 3,
+    "delete_job": 2,
     "push_model": 3,
     "push_dataset": 2,
     "delete_model": 2,
@@ -38,10 +38,10 @@ STEPS = {
 """What clients do, and how often."""
 
 FAULTS = {
-    "kill worker": 5,
+    "kill worker": 4,
     "kill engine": 4,
     "freeze worker": 4,
-    "stop worker": 3,
+    "stop worker": 2,
     "kill api": 2,
     "stop api": 1,
     "kill broker": 2,

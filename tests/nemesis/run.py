@@ -27,7 +27,7 @@ from tests.nemesis.workload import Client
 from tests.servers import postgresql, valkey
 from tests.service.webhooks.receiver import Behaviour, Receiver, hang, receiver, reset, status
 
-PAUSES = {"short": (0.5, 4.0), "production": (5.0, 30.0)}
+PAUSES = {"short": (0.5, 6.0), "production": (5.0, 30.0)}
 """Seconds between faults, at least and at most."""
 
 _TELL_SECONDS = 10.0

@@ -110,6 +110,11 @@ CASES: dict[str, tuple[Break, set[str]]] = {
     ),
     "one key has two answers": (refused_order, {"keys with two answers"}),
     "one key made two jobs": (second_job, {"keys with two jobs"}),
+    "an order is not in the audit log": (lambda story: story.state["audit"].pop(0), {"unlogged orders"}),
+    "an order is twice in the audit log": (
+        lambda story: story.state["audit"].append(story.row("audit")),
+        {"unlogged orders"},
+    ),
     "an acknowledged chunk is asked for again": (
         lambda story: story.ask("offset", 23, 24, upload=UPLOAD, answer={"upload-offset": "63"}),
         {"lost bytes"},

@@ -1,6 +1,6 @@
 """What was acknowledged is there, and once."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from tests.nemesis.evidence import Evidence, Rule
@@ -8,6 +8,7 @@ from tests.nemesis.history import Operation
 
 _TABLES = {"job": "jobs", "mdl": "models", "ds": "datasets"}
 _DELETES = {"job": ("delete job", "job"), "mdl": ("delete model", "model"), "ds": ("delete dataset", "dataset")}
+_MAKING = {"job.create", "job.clone", "model.create", "dataset.create"}
 _READS = ("read", "events", "artifacts")
 
 
@@ -94,6 +95,15 @@ def keys_with_two_jobs(evidence: Evidence) -> Iterator[str]:
             yield f"the key {key} of {tenant} made {', '.join(sorted(ids))}"
 
 
+def unlogged_orders(evidence: Evidence) -> Iterator[str]:
+    """Whatever was ordered stands in the audit log once, however often its order was repeated."""
+    logged = Counter(row["target"] for row in evidence.state["audit"] if row["action"] in _MAKING)
+    ordered = {one.answer["id"] for one in evidence.of_kind("order") if one.ok}
+    for id_ in sorted(ordered | set(evidence.jobs)):
+        if logged[id_] != 1:
+            yield f"{id_} stands {logged[id_]} times in the audit log as made"
+
+
 def lost_bytes(evidence: Evidence) -> Iterator[str]:
     """What was acknowledged of an upload is not asked for again."""
     for offset in evidence.of_kind("offset"):
@@ -122,6 +132,7 @@ RULES: tuple[Rule, ...] = (
     incomplete_lists,
     keys_with_two_answers,
     keys_with_two_jobs,
+    unlogged_orders,
     lost_bytes,
     incomplete_uploads,
 )
