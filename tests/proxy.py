@@ -3,12 +3,15 @@
 import contextlib
 import socket
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeAlias
 
 Mood: TypeAlias = Literal["well", "slow", "drip", "hole", "refuse"]
 """slow: each piece waits; drip: a few bytes at a time; hole: nothing passes, nothing is closed; refuse: no new ones."""
+
+_Pair: TypeAlias = tuple[socket.socket, socket.socket]
 
 SLOW_SECONDS = 0.2
 DRIP_BYTES, DRIP_SECONDS = 64, 0.005
@@ -24,8 +27,8 @@ class Proxy:
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listening.getsockname()[1]
         self.mood: Mood = "well"
-        self._open: set[tuple[socket.socket, socket.socket]] = set()
-        self._lock = threading.Lock()
+        self._open: set[_Pair] = set()
+        self._stranded: set[_Pair] = set()
         self._changed = threading.Condition()
         self._over = False
 
@@ -37,13 +40,14 @@ class Proxy:
         self._over = True
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
+        self._stranded.clear()
         self.behave("well")
         self.cut()
 
     @property
     def connections(self) -> int:
         """How many are open."""
-        with self._lock:
+        with self._changed:
             return len(self._open)
 
     def behave(self, mood: Mood) -> None:
@@ -52,9 +56,16 @@ class Proxy:
             self.mood = mood
             self._changed.notify_all()
 
+    def strand(self) -> None:
+        """Let nothing pass on any connection that is open now, for good; new ones are as they should be."""
+        with self._changed:
+            self._stranded |= self._open
+            self.mood = "well"
+            self._changed.notify_all()
+
     def cut(self, *, reset: bool = False) -> None:
         """Close every connection, in order or with RST."""
-        with self._lock:
+        with self._changed:
             pairs, self._open = self._open, set()
         for pair in pairs:
             _close(pair, reset=reset)
@@ -76,27 +87,28 @@ class Proxy:
             _close((near, near), reset=True)
             return
         pair = (near, far)
-        with self._lock:
+        with self._changed:
             self._open.add(pair)
         back = threading.Thread(target=self._pump, args=(far, near, pair), daemon=True)
         back.start()
         self._pump(near, far, pair)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, pair: tuple[socket.socket, socket.socket]) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, pair: _Pair) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(DRIP_BYTES if self.mood == "drip" else 65536):
-                self._obey()
+                self._obey(pair)
                 sink.sendall(data)
-        self._obey()  # that an end has closed is not heard through a hole
-        with self._lock:
+        self._obey(pair)  # that an end has closed is not heard through a hole
+        with self._changed:
             self._open.discard(pair)
         _close(pair, reset=False)
 
-    def _obey(self) -> None:
+    def _obey(self, pair: _Pair | None = None) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self.mood != "hole")
-            if self.mood in ("slow", "drip"):
-                self._changed.wait(SLOW_SECONDS if self.mood == "slow" else DRIP_SECONDS)
+            self._changed.wait_for(lambda: self.mood != "hole" and pair not in self._stranded)
+            pause = {"slow": SLOW_SECONDS, "drip": DRIP_SECONDS}.get(self.mood)
+        if pause is not None:
+            time.sleep(pause)
 
 
 def _connect(target: tuple[str, int] | Path) -> socket.socket:
@@ -107,7 +119,7 @@ def _connect(target: tuple[str, int] | Path) -> socket.socket:
     return far
 
 
-def _close(pair: tuple[socket.socket, socket.socket], *, reset: bool) -> None:
+def _close(pair: _Pair, *, reset: bool) -> None:
     for end in pair:
         with contextlib.suppress(OSError):
             if reset:

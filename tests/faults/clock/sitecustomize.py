@@ -21,7 +21,7 @@ class _Lenient(type):
 
 class _Moved(datetime.datetime, metaclass=_Lenient):
     @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
+    def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
         return _real.fromtimestamp(_now_ns() / 1e9, tz)
 
 
