@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from service import checkpoints, clocks, idempotency, jobs, retention, turns
@@ -17,6 +18,8 @@ from service.webhooks import outbox
 
 log = logging.getLogger(__name__)
 
+MOST_RINGS = 100
+"""That are left unheard: each wakes one idle worker, and a worker that is awake goes on until nothing is queued."""
 SWEEP_SECONDS = 3600.0
 """Between two looks at all that is stored, which take long where much is."""
 
@@ -59,7 +62,7 @@ class Reconciler:
             with self._database.session_scope() as session:
                 now = clocks.database_now(session)
                 due = self._free(session, now)
-        except Exception:
+        except DBAPIError:  # not where connections are merely scarce
             self._sight.lose()
             raise
         self._ring(due)
@@ -94,9 +97,8 @@ class Reconciler:
         waiting = self._broker.waiting() if due else None
         if waiting is None:
             return
-        for job_id in due:
-            if job_id not in waiting:
-                self._broker.ring(job_id)
+        for job_id in [job_id for job_id in due if job_id not in waiting][: max(0, MOST_RINGS - len(waiting))]:
+            self._broker.ring(job_id)
 
     def _note_key_use(self) -> None:
         if len(self._key_use):

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import delete, update
 
+from service import clocks
 from service.config import Settings
 from service.db import Database, db_epoch, rows_changed
 from service.tables import Worker
@@ -101,6 +102,8 @@ class Presence:
         with self._database.session_scope() as session:
             row = update(Worker).where(Worker.name == self._name).values(seen_until=seen_until)
             if rows_changed(session, row) == 0:
+                if fault := clocks.fault_of(clocks.database_now(session)):
+                    log.warning(fault)
                 session.execute(delete(Worker).where(Worker.seen_until < db_epoch() - _FORGET_SECONDS))
                 session.add(
                     Worker(

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from service.auth import issue_key
 from service.config import Settings
 from service.db import Database
 from service.errors import Forbidden, TooManyRequests
+from service.intake import uploads
+from service.storage import open_storage
 from service.tables import Dataset, Job, Model, Tenant, Upload, utc_now
 from tests.databases import on_databases
 from tests.service.routes.test_datasets import JSONL
 from tests.service.routes.test_datasets import post as post_dataset
-from tests.service.routes.test_manifests import begin, complete, manifest, send_all
+from tests.service.routes.test_manifests import begin, complete, manifest, send, send_all
 from tests.service.routes.test_models import MODELS, post
 from tests.service.samples import TENANT, a_dataset, a_job, a_model, a_spec, an_artifact, store, submitted
 from tests.uploads import bert_files, tar
@@ -107,6 +110,25 @@ def test_what_is_announced_is_reserved_and_given_back(client: TestClient, databa
     assert used(client)["stored_bytes"] == pytest.approx(size, abs=1000)
     answer = post(client, tar(FILES))
     assert answer.status_code == 201, answer.text
+
+
+@on_databases
+def test_an_abandoned_upload_gives_back_its_space_and_its_room_after_a_day(
+    client: TestClient, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(map(len, FILES.values()))
+    limit(database, stored_bytes=size + 10_000)
+    begun = utc_now()
+    model = begin(client, FILES)
+    send(client, model["uploads"][0], FILES["config.json"])
+    assert kept(settings) and used(client)["stored_bytes"] == size
+    storage = open_storage(settings.storage)
+    for hours, abandoned in ((23.9, []), (24.1, [model["id"]])):
+        refused(client.post(MODELS, json=manifest(FILES, name="another")), size + 10_000, size)
+        monkeypatch.setattr("service.intake.uploads.utc_now", lambda now=begun + timedelta(hours=hours): now)
+        assert uploads.sweep(database, storage, settings.scratch) == abandoned
+    assert kept(settings) == [] and used(client)["stored_bytes"] == 0
+    begin(client, FILES, name="another")
 
 
 @on_databases

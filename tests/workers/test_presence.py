@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def test_a_worker_is_there_while_it_beats(database: Database, settings: Settings
     worker.stop()
     with database.session_scope(read_only=True) as session:
         assert session.scalar(select(Worker)) is None
+
+
+def test_a_worker_whose_clock_is_wrong_says_so_once_and_lives_by_the_databases(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.clocks.time.time", lambda: time.time_ns() / 1e9 + 86400)
+    worker = Presence("here", settings)
+    worker.beat()
+    worker.beat()
+    assert caplog.messages == ["The clock of this process is 86400 s ahead of the database's."]
+    assert names(database) == ["here"]
+    worker.stop()
 
 
 def test_rows_of_the_long_gone_are_removed(database: Database, settings: Settings) -> None:
