@@ -24,7 +24,7 @@ from service.deps import (
     read_body,
     replay_or,
 )
-from service.errors import Conflict, Invalid, invalid
+from service.errors import Conflict, Invalid, NotFound, invalid
 from service.job_view import base_url, job_view
 from service.lifecycle import Retry, SpecPatch
 from service.openapi import json_body
@@ -145,13 +145,19 @@ def clone_job(
     patch = parse_json(body)
     if not isinstance(patch, dict):
         raise Invalid("The body is an object: the fields of the spec that change.", code="INVALID_BODY")
-    with database.session_scope(read_only=True) as reading:
-        origin = owned_job(reading, principal.tenant, job_id)
+    digest = hashlib.sha256(body).hexdigest()
+    try:
+        with database.session_scope(read_only=True) as reading:
+            origin = owned_job(reading, principal.tenant, job_id)
+    except NotFound:  # it may have gone since a first request, which is answered again as it was
+        if (replayed := replay_or(session, principal, request, digest)) is not None:
+            return replayed
+        raise
     submitted = merged(origin.spec, patch)
     inspects = origin.kind == "inspection"
     spec = read_spec(InspectionSpec, submitted) if inspects else read_spec(JobSpec, submitted)
+    # Before the transaction begins: a look-up may take seconds.
     refusal = addresses.refusal(spec.webhook_url) if isinstance(spec, JobSpec) else None
-    digest = hashlib.sha256(body).hexdigest()  # only now begins the transaction: a look-up may take seconds
     if (replayed := replay_or(session, principal, request, digest)) is not None:
         return replayed
     if refusal is not None:

@@ -242,6 +242,21 @@ def test_a_clone_is_a_new_job_with_the_changes_asked_for(client: TestClient, dat
     assert client.get("/v1/jobs").json()["data"][0]["id"] == same["id"], "what was refused is not there"
 
 
+@on_databases
+def test_a_clone_that_comes_again_is_answered_as_before_though_its_origin_is_gone(
+    client: TestClient, database: Database
+) -> None:
+    store(database, model := a_model())
+    origin = client.post("/v1/jobs", json=a_spec(model.id)).json()
+    headers = {"Idempotency-Key": "clone"}
+    clone = ask(client, origin["id"], "clone", headers=headers)[1]
+    ask(client, origin["id"], "cancel")
+    assert client.delete(f"/v1/jobs/{origin['id']}").status_code == 204
+    assert ask(client, origin["id"], "clone", headers=headers) == (202, clone)
+    assert ask(client, origin["id"], "clone", headers={"Idempotency-Key": "other"})[0] == 404
+    assert [job["id"] for job in client.get("/v1/jobs").json()["data"]] == [clone["id"]]
+
+
 def test_an_inspection_is_paused_and_cloned_too(client: TestClient, database: Database) -> None:
     store(database, model := a_model())
     origin = client.post(f"/v1/models/{model.id}/inspections", json={"rows": 9}).json()
