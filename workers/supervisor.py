@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 ENGINE = (sys.executable, "-P", "-m", "workers.engine")
 """-P: the work folder holds what strangers made, so nothing may be imported from it."""
 
+T = TypeVar("T")
 Step: TypeAlias = Callable[[Session], bool]
 
 _PUMP_SECONDS = 0.2
@@ -110,8 +111,7 @@ class Supervisor:
     def _order_of(self, held: Claim, relay: Relay) -> Order | None:
         """The claimed job's order; None when it cannot be read, which fails the attempt and holds up no other job."""
         try:
-            with self._database.session_scope(read_only=True) as session:
-                return read_order(session, held)
+            return self._persist(lambda session: read_order(session, held))
         except Exception:
             log.exception("The order of job %s cannot be read", held.job_id)
             self._failed(held, relay, JobFailed("WORKER_ERROR", "The job's order cannot be read.", retryable=True))
@@ -234,7 +234,7 @@ class Supervisor:
         except Exception:
             log.exception("Files of earlier attempts at job %s were left in storage", held.job_id)
 
-    def _persist(self, step: Step) -> bool:
+    def _persist(self, step: Callable[[Session], T]) -> T:
         """Run one transaction, again while the database is away; gives up only when this worker has to leave."""
         while True:
             try:

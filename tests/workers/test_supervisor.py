@@ -169,6 +169,22 @@ def test_a_job_whose_order_cannot_be_read_holds_up_no_other(
     assert outcomes(database, broken) == ["worker_error"]
 
 
+def test_a_database_that_goes_before_the_order_is_read_costs_no_attempt(
+    database: Database, make_job: MakeJob, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, away = staging.read_order, [1, 2]
+
+    def read_order(session: Session, held: Claim) -> staging.Order:
+        if away:
+            away.pop()
+            raise OperationalError("", {}, Exception())
+        return real(session, held)
+
+    monkeypatch.setattr(supervisor, "read_order", read_order)
+    run(job_id := make_job("succeed"))
+    assert outcomes(database, job_id) == ["succeeded"]
+
+
 @pytest.mark.parametrize("behaviour", ["hang", "ignore_sigterm", "hang_with_child"])
 def test_cancelling_stops_the_engine_and_its_children(
     database: Database, settings: Settings, make_job: MakeJob, run_aside: Aside, tmp_path: Path, behaviour: str
