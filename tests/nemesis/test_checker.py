@@ -109,6 +109,10 @@ CASES: dict[str, tuple[Break, set[str]]] = {
         {"incomplete lists"},
     ),
     "one key has two answers": (refused_order, {"keys with two answers"}),
+    "an order is refused when it comes again": (
+        lambda story: story.ask("order", 23, 24, "fail", key="k", path="/v1/jobs", answer={"status": 404}),
+        {"refused repetitions"},
+    ),
     "one key made two jobs": (second_job, {"keys with two jobs"}),
     "an order is not in the audit log": (lambda story: story.state["audit"].pop(0), {"unlogged orders"}),
     "an order is twice in the audit log": (

@@ -83,6 +83,23 @@ def keys_with_two_answers(evidence: Evidence) -> Iterator[str]:
                 yield f"{before} and {operation} were answered {before.answer['id']} and {operation.answer['id']}"
 
 
+def refused_repetitions(evidence: Evidence) -> Iterator[str]:
+    """An order that was acknowledged is not refused when it comes again, whatever became of what it was about."""
+    known: dict[tuple[str, str, str], Operation] = {}
+    for operation in sorted(evidence.of_kind("order"), key=lambda one: one.answered):
+        identity = (operation.tenant, operation.asked["path"], operation.asked["key"])
+        before = known.get(identity)
+        refused = operation.outcome == "fail" and operation.status is not None
+        if operation.ok:
+            known.setdefault(identity, operation)
+        elif refused and before is not None and before.end < operation.begin and not _in_flight(operation):
+            yield f"{operation} was refused with {operation.answer.get('code')} after {before}"
+
+
+def _in_flight(operation: Operation) -> bool:
+    return bool(operation.answer.get("code") == "IDEMPOTENCY_IN_FLIGHT")
+
+
 def keys_with_two_jobs(evidence: Evidence) -> Iterator[str]:
     """One idempotency key makes one job; each carries the key that it was ordered under."""
     made: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -131,6 +148,7 @@ RULES: tuple[Rule, ...] = (
     found_after_deletion,
     incomplete_lists,
     keys_with_two_answers,
+    refused_repetitions,
     keys_with_two_jobs,
     unlogged_orders,
     lost_bytes,
