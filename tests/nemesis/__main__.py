@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 from tests.nemesis import checker, history, report, state
-from tests.nemesis.run import Order, run
 
 _SETTLE_SECONDS = {"short": 120.0, "production": 300.0}
 
@@ -20,6 +19,8 @@ def main() -> int:
         violations = checker.judge(entries, left)
         print("\n".join(report.table(entries, left, violations)))
         return bool(violations)
+    from tests.nemesis.run import Order, run  # brings torch, which a judge has no use for
+
     folder = given.out or Path(tempfile.mkdtemp(prefix="secateur-nemesis-"))
     seed = random.randrange(1 << 31) if given.seed is None else given.seed
     order = Order(given.minutes * 60, seed, given.leases, folder, _SETTLE_SECONDS[given.leases], trained_share=0.2)

@@ -1,8 +1,10 @@
 """The order of things: what a client has seen, nobody who asks later sees undone."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
+from itertools import accumulate
 
 from service.states import FINAL, FOLLOWS
 from tests.nemesis.evidence import Evidence, Row, Rule, Sight
@@ -57,17 +59,25 @@ def states_that_go_back(evidence: Evidence) -> Iterator[str]:
     verbs = _verbs(evidence)
     for id_, sights in evidence.sights.items():
         fresh = [sight for sight in sights if sight.operation.kind != "order"]  # whose answer is kept as it was
-        ended = sorted(fresh, key=lambda sight: sight.operation.answered)
-        for later in fresh:
-            for earlier in ended:
-                if earlier.operation.answered >= later.operation.begin:
-                    break
-                if (fault := _contradiction(earlier, later, verbs[id_])) is not None:
-                    yield f"{later.operation} showed {id_} {fault} of {earlier.operation}"
-                    break
+        for earlier, later in _in_turn(fresh):
+            if (fault := _contradiction(earlier, later, verbs[id_])) is not None:
+                yield f"{later.operation} showed {id_} {fault} of {earlier.operation}"
         row = evidence.jobs.get(id_)
         if row is not None:
             yield from (fault for sight in fresh if (fault := _end_contradicts(sight, row, verbs[id_])))
+
+
+def _in_turn(sights: list[Sight]) -> Iterator[tuple[Sight, Sight]]:
+    """Pairs of which the first had ended when the second began; not those with a third one between them, as what
+    follows from what follows is a contradiction itself."""
+    ended = sorted(sights, key=lambda sight: sight.operation.answered)
+    ends = [sight.operation.answered for sight in ended]
+    newest = list(accumulate((sight.operation.begin for sight in ended), max))
+    for later in sights:
+        place = bisect_left(ends, later.operation.begin)
+        since = newest[place - 1] if place else _END
+        first = bisect_left(ends, since)
+        yield from ((earlier, later) for earlier in ended[first:place])
 
 
 def _verbs(evidence: Evidence) -> dict[str, list[tuple[str, float, float]]]:
