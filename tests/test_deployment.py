@@ -49,6 +49,17 @@ def stages() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+def runs() -> dict[str, str]:
+    """By target: all commands that build it."""
+    return {target: " ".join(rest for word, rest in lines if word == "RUN") for target, lines in stages().items()}
+
+
+def locked(name: str) -> str:
+    """How a lock file is installed."""
+    assert (ROOT / "docs" / "locks" / f"{name}.txt").is_file()
+    return f"${{LOCKED}} --requirement locks/{name}.txt"
+
+
 def ours() -> dict[str, dict[str, Any]]:
     """The services of the compose file that run our images."""
     return {name: service for name, service in compose()["services"].items() if "build" in service}
@@ -71,11 +82,25 @@ def test_the_images_hold_all_the_packages_that_are_installed() -> None:
 
 
 def test_the_api_image_has_no_torch_and_the_worker_image_has() -> None:
-    run = {target: " ".join(rest for word, rest in lines if word == "RUN") for target, lines in stages().items()}
+    run = runs()
     assert "torch" not in run["base"] + run["api"]
-    assert "[worker]" not in run["api"]
-    assert "torch==2.13.0" in run["worker"] and "[worker,s3]" in run["worker"]
+    assert "worker" not in run["base"] + run["api"]
+    assert "torch==2.13.0" in run["worker"]
     assert "torch==2.13.0" in (ROOT / "Makefile").read_text()
+
+
+def test_the_images_install_what_the_locks_name_and_nothing_else() -> None:
+    installs = {target: re.findall(r"pip install (.*?) *(?=&&|;|$)", run) for target, run in runs().items()}
+    ours, torch = "--no-deps --no-build-isolation .", "${TORCH_PIP_ARGS} torch==2.13.0"
+    assert installs == {
+        "base": [locked("build")],
+        "api": [locked("api"), ours],
+        "worker": [locked("worker"), torch, locked("torch"), ours],
+    }
+    assert all(runs()[target].endswith("pip check") for target in ("api", "worker"))
+    variables = " ".join(rest for word, rest in instructions() if word == "ENV")
+    assert 'LOCKED="--no-deps --no-build-isolation --require-hashes"' in variables
+    assert ("COPY", "docs/locks locks") in stages()["base"]
 
 
 @pytest.mark.parametrize("target", ["api", "worker"])
@@ -121,6 +146,20 @@ def test_one_worker_has_a_gpu_and_one_has_none() -> None:
     devices = services["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
     assert "deploy" not in services["worker-cpu"]
+
+
+@pytest.mark.parametrize("name", sorted(ours()))
+def test_our_containers_change_nothing_outside_their_volumes_and_have_no_privileges(name: str) -> None:
+    service = ours()[name]
+    assert service["read_only"] is True and service["tmpfs"] == ["/tmp"] and service["cap_drop"] == ["ALL"]
+    assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc"} & set(service)
+
+
+def test_nothing_gains_privileges_and_what_others_wait_for_tells_its_health() -> None:
+    services = compose()["services"]
+    assert all("no-new-privileges:true" in service["security_opt"] for service in services.values())
+    assert {name for name, service in services.items() if "healthcheck" in service} == {"database", "broker"}
+    assert any(word == "HEALTHCHECK" for word, _ in stages()["api"])
 
 
 @pytest.mark.parametrize("name", ["worker", "worker-cpu"])

@@ -1,6 +1,10 @@
 """A package with a known hole stops the start, and its message says what to do."""
 
+import os
+import subprocess
+import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -47,3 +51,20 @@ def test_nothing_starts_on_a_hole(monkeypatch: pytest.MonkeyPatch, command: str)
     refused = CliRunner().invoke(app, [command])
     assert refused.exit_code == 2
     assert "at least 99.0.0 is needed (a hole)" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "version"), [("api", "python-multipart", "0.0.26"), ("worker", "jinja2", "3.1.5")]
+)
+def test_nothing_starts_where_an_older_version_is_installed(
+    tmp_path: Path, command: str, package: str, version: str
+) -> None:
+    told = tmp_path / "older" / f"{package.replace('-', '_')}-{version}.dist-info" / "METADATA"
+    told.parent.mkdir(parents=True)
+    told.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "older"), "SECATEUR_DATA_DIR": str(tmp_path / "data")}
+    started = [sys.executable, "-m", "service.cli", command]
+    refused = subprocess.run(started, env=environment, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2, refused.stderr
+    assert f"{package} {version} is installed, at least" in refused.stderr
+    assert not (tmp_path / "data").exists(), "refused before anything was done"
