@@ -272,19 +272,20 @@ def _end_attempt(session: Session, job_id: str, token: int, outcome: str) -> Non
     )
 
 
-def cancel(session: Session, job: Job) -> None:
-    """Cancel a queued or paused job at once, ask a running one to stop; repeating it changes nothing.
+def cancel(session: Session, job: Job) -> bool:
+    """Cancel a queued or paused job at once, ask a running one to stop; false where that was asked for before.
 
     Raises `Conflict` when the job has ended in another way.
     """
     waits, runs = Job.status.in_(("queued", "paused")), Job.status.in_(("running", "pausing"))
-    if change(session, and_(Job.id == job.id, waits), **_ending(session, job.id, "cancelled")):
+    if ended := change(session, and_(Job.id == job.id, waits), **_ending(session, job.id, "cancelled")):
         emit(session, job.id, "job.cancelled", f"Cancelled while it was {job.status}.")
-    elif change(session, and_(Job.id == job.id, runs), status="cancelling"):
+    elif asked := change(session, and_(Job.id == job.id, runs), status="cancelling"):
         emit(session, job.id, "job.cancelling", "Asked to stop.")
     session.refresh(job)
     if job.status not in ("cancelling", "cancelled"):
         raise Conflict(f"The job has already {job.status}.", code="JOB_FINISHED", extra={"job_status": job.status})
+    return ended or asked
 
 
 def reconcile(session: Session, max_attempts: int, running_limit: int | None = None) -> list[str]:

@@ -33,15 +33,19 @@ class SpecPatch(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-def pause(session: Session, job: Job) -> None:
-    """Pause a queued job at once; ask the worker of a running one to save what it has and leave it."""
-    if change(session, and_(Job.id == job.id, Job.status == "queued"), status="paused", not_before=None):
+def pause(session: Session, job: Job) -> bool:
+    """Pause a queued job at once; ask the worker of a running one to save what it has and leave it.
+
+    False where that was asked for before.
+    """
+    if paused := change(session, and_(Job.id == job.id, Job.status == "queued"), status="paused", not_before=None):
         emit(session, job.id, "job.paused", "Paused before it started.")
-    elif change(session, and_(Job.id == job.id, Job.status == "running"), status="pausing"):
+    elif asked := change(session, and_(Job.id == job.id, Job.status == "running"), status="pausing"):
         emit(session, job.id, "job.pausing", "Asked to save and to pause.")
     session.refresh(job)
     if job.status not in ("pausing", "paused"):
         raise _conflict(job, "JOB_NOT_RUNNING", "only one that is queued or running can be paused")
+    return paused or asked
 
 
 def resume(session: Session, job: Job) -> bool:

@@ -167,3 +167,14 @@ def test_a_clone_is_logged_as_a_job_of_its_own(client: TestClient, database: Dat
     clone = client.post(f"/v1/jobs/{origin.id}/clone", json={}).json()["id"]
     assert log(database) == [("job.clone", clone)]
     assert entries(database)[0].data == {"job_id": origin.id}
+
+
+@on_databases
+@pytest.mark.parametrize("status", ["queued", "running"])
+def test_what_was_asked_for_before_is_logged_once(client: TestClient, database: Database, status: str) -> None:
+    job = submitted(database, status=status, lease_until=4e9, worker="w")
+    asked = ["pause", "resume", "cancel", "retry"] if status == "queued" else ["pause", "cancel"]
+    for action in asked:
+        for _ in range(3):
+            assert client.post(f"/v1/jobs/{job.id}/{action}").status_code == 200
+    assert log(database) == [(f"job.{action}", job.id) for action in asked]
