@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from service import openapi, problems
 from service.auth import KeyUse, install_admin_key
 from service.broker import Broker
+from service.callers import Callers
 from service.config import Settings, get_settings
 from service.db import Database
 from service.deps import Require
@@ -46,14 +47,14 @@ from service.webhooks.sender import Sender
 PUBLIC = frozenset({"/healthz", "/readyz", "/docs"})
 """Routes without a key; the OpenAPI document, which FastAPI adds itself, is the fourth."""
 
-ROUTERS: tuple[APIRouter, ...] = (
+ROUTERS: tuple[APIRouter, ...] = (  # tried in this order: what is asked most often stands first
+    jobs.router,
     models.router,
     lineage.router,
     manifests.router,
     uploads.router,
     inspections.router,
     datasets.router,
-    jobs.router,
     estimates.router,
     lifecycle.router,
     job_records.router,
@@ -129,6 +130,7 @@ def _open(state: Any, settings: Settings) -> None:
     state.storage = open_storage(settings.storage)
     state.broker = Broker(settings.broker)
     state.key_use = KeyUse()
+    state.callers = Callers()
     state.rates = Rates(settings)
     with state.database.session_scope(read_only=True) as session:
         state.telemetry.begin(session)

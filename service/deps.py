@@ -7,11 +7,13 @@ from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from service import logs
 from service.audit import record_request
 from service.auth import Principal, Scope, authenticate
 from service.broker import Broker
+from service.callers import Caller, Callers
 from service.config import Settings
 from service.db import Database
 from service.errors import BadRequest, Forbidden, PayloadTooLarge, Unauthorized, UnsupportedMediaType
@@ -103,26 +105,35 @@ class Require(SecurityBase):
         self.scheme_name = "ApiKey"
         self.model = HTTPBearerModel(bearerFormat="sct_…", description="an API key of the service")
 
-    def __call__(self, request: Request) -> Principal:
+    async def __call__(self, request: Request) -> Principal:
         """Raises `Unauthorized`, `Forbidden` or `TooManyRequests`."""
-        rates: Rates = request.app.state.rates
+        state = request.app.state
         given = request.headers.get("authorization")
-        try:
-            with request.app.state.database.session_scope(read_only=True) as session:
-                principal = authenticate(session, given)
-                limit = rates.limit_of(session, principal.tenant)
-        except Unauthorized:
-            if given is not None and request.client is not None:
-                rates.note_failure(request.client.host)
-            raise
-        if limit is not None:
-            _spend(request, rates.take(principal.key_id, limit))
+        caller = state.callers.known(given or "") or await run_in_threadpool(_look_up, request, given)
+        principal: Principal = caller.principal
+        if caller.limit is not None:
+            _spend(request, state.rates.take(principal.key_id, caller.limit))
         request.scope[_PRINCIPAL] = principal
         logs.note(tenant=principal.tenant, key_id=principal.key_id)
         if self.scope not in principal.scopes:
             raise Forbidden(f"This key lacks the scope {self.scope}.", code="SCOPE_MISSING")
-        request.app.state.key_use.note(principal.key_id)
+        state.key_use.note(principal.key_id)
         return principal
+
+
+def _look_up(request: Request, given: str | None) -> Caller:
+    rates: Rates = request.app.state.rates
+    callers: Callers = request.app.state.callers
+    try:
+        with request.app.state.database.session_scope(read_only=True) as session:
+            principal = authenticate(session, given)
+            caller = Caller(principal, rates.limit_of(session, principal.tenant))
+    except Unauthorized:
+        if given is not None and request.client is not None:
+            rates.note_failure(request.client.host)
+        raise
+    callers.keep(given or "", caller)
+    return caller
 
 
 def _spend(request: Request, taken: Taken) -> None:

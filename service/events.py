@@ -18,9 +18,14 @@ def emit(
     *,
     level: str = "info",
     data: dict[str, Any] | None = None,
+    first: bool = False,
 ) -> None:
-    """Add one event, and its webhooks, within the caller's transaction: told if and only if it happened."""
-    event = Event(id=_next_id(session, job_id), job_id=job_id, time=utc_now(), level=level, type=type_, message=message)
+    """Add one event, and its webhooks, within the caller's transaction: told if and only if it happened.
+
+    `first`: the job is new and has none yet.
+    """
+    id_ = new_id("evt") if first else _next_id(session, job_id)
+    event = Event(id=id_, job_id=job_id, time=utc_now(), level=level, type=type_, message=message)
     event.data = data or {}
     session.add(event)
     outbox.queue(session, event)

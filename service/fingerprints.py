@@ -15,6 +15,7 @@ _ASIDE = frozenset(
     {"name", "metadata", "priority", "timeout", "webhook_url", "reuse", "expires_after", "model_id", "dataset_id"}
 )
 """What changes nothing of a result: the model and the data set are told by their bytes, not by their ids."""
+_VERSION = version("secateur")  # once: it is read from a file
 
 
 def fingerprint_of(configuration: Mapping[str, Any], model: Model, dataset: Dataset | None) -> str:
@@ -23,7 +24,7 @@ def fingerprint_of(configuration: Mapping[str, Any], model: Model, dataset: Data
         "order": {name: value for name, value in configuration.items() if name not in _ASIDE},
         "model": sorted([file["path"], file["sha256"]] for file in model.files),
         "dataset": None if dataset is None else {name: facts["sha256"] for name, facts in dataset.splits.items()},
-        "version": version("secateur"),
+        "version": _VERSION,
     }
     written = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(written.encode()).hexdigest()

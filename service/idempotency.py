@@ -4,10 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from fastapi import Request, Response
-from sqlalchemy import delete, text, update
+from sqlalchemy import Table, bindparam, delete, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -21,6 +21,19 @@ HEADER = "Idempotency-Key"
 KEPT = timedelta(hours=48)
 _PENDING = 0
 _LOCK_NOT_AVAILABLE = "55P03"
+
+# Built once, of the table itself: the mapped class would cost more than the statements.
+_RECORDS = cast(Table, IdempotencyRecord.__table__)
+_WAIT = text("SET LOCAL lock_timeout = '5s'")
+_RESERVE = {
+    "postgresql": postgresql.insert(_RECORDS).on_conflict_do_nothing().returning(_RECORDS.c.key),
+    "sqlite": sqlite.insert(_RECORDS).on_conflict_do_nothing().returning(_RECORDS.c.key),
+}
+_KEEP = update(_RECORDS).where(
+    _RECORDS.c.tenant == bindparam("of_tenant"),
+    _RECORDS.c.route == bindparam("of_route"),
+    _RECORDS.c.key == bindparam("of_key"),
+)
 
 
 def replay_or(session: Session, principal: Principal, request: Request, body_sha256: str) -> Response | None:
@@ -51,20 +64,21 @@ def remember(
     status: int,
     headers: Mapping[str, str],
     body: dict[str, Any],
-) -> None:
-    """Store the answer under the key that `replay_or` reserved; nothing without a key. The log gets what it made."""
+) -> str:
+    """Store the answer under the key that `replay_or` reserved; nothing without a key. The log gets what it made.
+
+    Returns the body as the text that repetitions get.
+    """
     audit.made(session, body["id"])
-    identity = _identity(principal, request)
-    if identity is None:
-        return
-    tenant, route, key = identity
     # Kept as text: a database that reorders names would replay other bytes than the first answer's.
-    kept = {"json": json.dumps(body, ensure_ascii=False, separators=(",", ":"))}
-    session.execute(
-        update(IdempotencyRecord)
-        .where(IdempotencyRecord.tenant == tenant, IdempotencyRecord.route == route, IdempotencyRecord.key == key)
-        .values(body_sha256=_digest(request, body_sha256), status=status, headers=dict(headers), body=kept)
-    )
+    told = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    identity = _identity(principal, request)
+    if identity is not None:
+        tenant, route, key = identity
+        first = {"body_sha256": _digest(request, body_sha256), "status": status, "headers": dict(headers)}
+        own = {"of_tenant": tenant, "of_route": route, "of_key": key}
+        session.execute(_KEEP, {**own, **first, "body": {"json": told}})
+    return told
 
 
 def expire(session: Session) -> None:
@@ -97,13 +111,11 @@ def _reserve(session: Session, identity: tuple[str, str, str], digest: str) -> b
         "body": {},
         "created_at": utc_now(),
     }
-    on_postgresql = session.get_bind().dialect.name == "postgresql"
-    insert = postgresql.insert if on_postgresql else sqlite.insert
-    if on_postgresql:
-        session.execute(text("SET LOCAL lock_timeout = '5s'"))
+    dialect = session.get_bind().dialect.name
+    if dialect == "postgresql":
+        session.execute(_WAIT)
     try:
-        reserve = insert(IdempotencyRecord).values(values).on_conflict_do_nothing()
-        return session.scalar(reserve.returning(IdempotencyRecord.key)) is not None
+        return session.execute(_RESERVE[dialect], values).scalar() is not None
     except OperationalError as error:
         if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             raise Conflict("The first request with this key is still running.", code="IDEMPOTENCY_IN_FLIGHT") from error

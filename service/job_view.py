@@ -43,11 +43,12 @@ def base_url(request: Request) -> str:
 
 
 def job_views(session: Session, rows: list[Job], base: str, *, whole: bool = False) -> list[JobView]:
-    """Views of many jobs with two more queries in all; what inspections found only where they are shown `whole`."""
+    """Views of many jobs with at most two more queries in all; what inspections found only where shown `whole`."""
     attempts: dict[str, list[Attempt]] = defaultdict(list)
-    of_these = select(Attempt).where(Attempt.job_id.in_([job.id for job in rows])).order_by(Attempt.token)
-    for attempt in session.scalars(of_these):
-        attempts[attempt.job_id].append(attempt)
+    if started := [job.id for job in rows if job.token]:
+        of_these = select(Attempt).where(Attempt.job_id.in_(started)).order_by(Attempt.token)
+        for attempt in session.scalars(of_these):
+            attempts[attempt.job_id].append(attempt)
     places = turns.places(session, [job.id for job in rows if job.status == "queued"])
     return [_view(job, attempts[job.id], places.get(job.id), base, whole) for job in rows]
 

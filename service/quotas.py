@@ -10,7 +10,7 @@ Quotas are counted in the tables, in the transaction that adds to them, one tena
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, func, select, text
+from sqlalchemy import ColumnElement, bindparam, func, select, text
 from sqlalchemy.orm import Session
 
 from service.config import Settings
@@ -23,6 +23,7 @@ from service.tables import Artifact, Dataset, Job, Model, Tenant
 
 RETRY_SECONDS = 30
 """When to look at a full queue again; how long its jobs take, nobody knows."""
+_LIMITS = select(Tenant.limits).where(Tenant.name == bindparam("tenant"))
 
 
 class TenantLimits(BaseModel):
@@ -46,8 +47,7 @@ class Usage(BaseModel):
 
 def limits_of(session: Session, settings: Settings, tenant: str) -> TenantLimits:
     """The tenant's own limits, and the settings' where it has none."""
-    row = session.get(Tenant, tenant)
-    own: dict[str, Any] = row.limits if row is not None else {}
+    own: dict[str, Any] = session.scalar(_LIMITS, {"tenant": tenant}) or {}
     return TenantLimits(
         stored_bytes=own.get("stored_bytes", settings.quota_stored_bytes),
         queued_jobs=own.get("queued_jobs", settings.quota_queued_jobs),

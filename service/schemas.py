@@ -51,7 +51,9 @@ class Progress(BaseModel):
 class Queue(BaseModel):
     """Where a queued job stands."""
 
-    position: int | None = Field(description="1 goes next; null unless queued")
+    position: int | None = Field(
+        description="1 goes next; in a long queue as of a second ago. Null unless queued, and for a moment once it is"
+    )
 
 
 class AttemptView(BaseModel):

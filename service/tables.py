@@ -166,6 +166,7 @@ class Job(Base):
     __table_args__ = (
         Index(None, "tenant", "id"),
         Index(None, "status", "lease_until"),
+        Index(None, "status", "tenant", "priority", "id"),
         Index(None, "tenant", "fingerprint"),
         Index(None, "expires_at"),
     )
@@ -197,7 +198,8 @@ class Job(Base):
     """Seconds since 1970 by the database's clock."""
     not_before: Mapped[float | None] = mapped_column(Float(53))
     checkpoint: Mapped[dict[str, Any] | None]
-    """From where the next attempt goes on: `{"key", "files": [{"path", "size", "sha256"}], "step", "token"}`."""
+    """From where the next attempt goes on: `{"key", "files": [{"path", "size", "sha256"}], "step", "token", "before"}`;
+    `before` is the same of the checkpoint before it, null or absent where there is none."""
     batch_divisor: Mapped[int] = mapped_column(default=1, server_default="1")
     """Doubles with every attempt that ran out of memory: batches of the next one are so many times smaller."""
     cloned_from: Mapped[str | None] = mapped_column(String(40))

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 
 from service.deps import BrokerDep, RawJson, SessionDep, Writer, parse_json, replay_or
 from service.openapi import json_body
@@ -29,7 +29,6 @@ def create_inspection(
     session: SessionDep,
     broker: BrokerDep,
     request: Request,
-    response: Response,
     model_id: str,
 ) -> Any:
     """Queues a job that tells what is redundant in the model and what cutting it would cost; it makes no model."""
@@ -39,4 +38,4 @@ def create_inspection(
     submitted = parse_json(body)
     spec = read_spec(InspectionSpec, submitted)
     job = draft_inspection(session, principal, submitted, spec, model_id)
-    return queue(session, broker, principal, request, response, digest, job)
+    return queue(session, broker, principal, request, digest, job)

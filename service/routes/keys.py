@@ -1,5 +1,6 @@
 """API keys of the caller's tenant."""
 
+import functools
 import hashlib
 import json
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.audit import unchanged
 from service.auth import issue_key, live_admin_keys
+from service.db import on_commit
 from service.deps import Admin, RawJson, SessionDep, parse_json, remember, replay_or
 from service.errors import Conflict, NotFound, invalid
 from service.openapi import json_body
@@ -82,8 +84,8 @@ def list_keys(principal: Admin, session: SessionDep, limit: Limit = 20, cursor: 
 
 
 @router.delete("/{key_id}", status_code=204, summary="Revoke an API key", responses=responses(404, 409))
-def delete_key(principal: Admin, session: SessionDep, key_id: str) -> None:
-    """The key stops working at once; repeating it changes nothing. The last live admin key of a tenant stays."""
+def delete_key(principal: Admin, session: SessionDep, key_id: str, request: Request) -> None:
+    """The key stops working within a second; repeating it changes nothing. A tenant's last live admin key stays."""
     row = _owned(session, principal.tenant, key_id)
     if row.revoked_at is not None:
         unchanged(session)
@@ -91,6 +93,7 @@ def delete_key(principal: Admin, session: SessionDep, key_id: str) -> None:
     if live_admin_keys(session, principal.tenant) == [row.id]:
         raise Conflict("This is the last admin key; create another one first.", code="LAST_ADMIN_KEY")
     row.revoked_at = utc_now()
+    on_commit(session, functools.partial(request.app.state.callers.forget, key_id))
 
 
 def _owned(session: Session, tenant: str, key_id: str) -> ApiKey:

@@ -4,13 +4,12 @@ import functools
 import hashlib
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import lifecycle
-from service.audit import unchanged
 from service.checkpoints import prefix_of
 from service.db import on_commit
 from service.deps import (
@@ -54,8 +53,7 @@ OptionalJson = Annotated[bytes, Depends(_optional_body)]
 def pause_job(principal: Writer, session: SessionDep, job_id: str, request: Request) -> Any:
     """A queued job pauses at once; a running one saves a checkpoint and leaves its worker. It may be repeated."""
     job = owned_job(session, principal.tenant, job_id)
-    if not lifecycle.pause(session, job):
-        unchanged(session)
+    lifecycle.pause(session, job)
     return job_view(session, job, base_url(request))
 
 
@@ -69,8 +67,6 @@ def resume_job(
         check_queue(session, settings, principal.tenant)
     if lifecycle.resume(session, job):
         ring(session, broker, job)
-    else:
-        unchanged(session)
     return job_view(session, job, base_url(request))
 
 
@@ -102,8 +98,6 @@ def retry_job(
         ring(session, broker, job)
         if saved and start == "start":
             on_commit(session, functools.partial(remove_bytes, storage, prefix_of(job_id)))
-    else:
-        unchanged(session)
     return job_view(session, job, base_url(request))
 
 
@@ -145,7 +139,6 @@ def clone_job(
     body: OptionalJson,
     job_id: str,
     request: Request,
-    response: Response,
 ) -> Any:
     """Queues a new job of the same spec, changed by the body, a JSON merge patch; it is checked like any other."""
     patch = parse_json(body)
@@ -173,7 +166,7 @@ def clone_job(
     else:
         job = draft_inspection(session, principal, submitted, spec, origin.model_id)
     job.cloned_from = origin.id
-    return queue(session, broker, principal, request, response, digest, job)
+    return queue(session, broker, principal, request, digest, job)
 
 
 def merged(target: Any, patch: Any) -> Any:

@@ -97,6 +97,17 @@ def test_a_silent_job_is_rung_once(reconciler: Reconciler, database: Database, b
     assert rung == []
 
 
+def test_of_a_long_queue_no_more_is_rung_for_than_wakes_every_worker(
+    reconciler: Reconciler, database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.reconciler.MOST_RINGS", 3)
+    queued = [submitted(database).id for _ in range(5)]
+    broker.ring(queued[4])
+    for _ in range(2):
+        reconciler.turn()
+        assert broker.waiting() == {queued[4], *queued[:2]}
+
+
 def test_a_lost_job_is_queued_and_rung_once_its_worker_could_have_spoken(
     reconciler: Reconciler, database: Database, broker: Broker, clock: Clock
 ) -> None:

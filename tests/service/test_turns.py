@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 
+import pytest
 from sqlalchemy import func, insert, select
 
 from service import jobs, turns
@@ -169,6 +170,36 @@ def test_ten_thousand_queued_jobs_do_not_hold_a_claim_up(database: Database) -> 
         last = session.scalar(select(func.max(Job.id)).where(Job.status == "queued"))
         assert last is not None
         assert _least_seconds(lambda: turns.places(session, [last])) < 0.2
+
+
+@on_databases
+def test_places_in_a_long_queue_are_told_again_and_a_newcomer_has_none_yet(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_LONGEST_BELIEVED", 1e-9)
+    flooded(database, tenants=1, count=turns._SHORT)
+    with database.session_scope(read_only=True) as session:
+        ids = list(session.scalars(select(Job.id).where(Job.priority == 2).order_by(Job.id)))
+        assert turns.places(session, ids[:2]) == {ids[0]: 1, ids[1]: 2}
+    assert take(database) is not None
+    monkeypatch.setattr(turns, "_LONGEST_BELIEVED", 3600.0)
+    monkeypatch.setattr(turns, "_BELIEVED_PER_JOB", 3600.0)
+    (newcomer,) = queued(database, "t0", priority=9)
+    with database.session_scope(read_only=True) as session:
+        assert turns.places(session, [ids[1], newcomer]) == {newcomer: 1, ids[1]: 2}
+    (later,) = queued(database, "t0", priority=9)
+    with database.session_scope(read_only=True) as session:
+        assert turns.places(session, [ids[1], later]) == {ids[1]: 2}
+        assert turns.places(session, []) == {}
+
+
+@on_databases
+def test_a_tenants_turn_is_by_the_jobs_that_the_worker_may_run(database: Database) -> None:
+    configuration = a_job(new_id("mdl")).configuration | {"device": "cuda"}
+    queued(database, "a", 3, configuration=configuration, priority=9)
+    (first, second), (other,) = queued(database, "a", 2), queued(database, "b")
+    store(database, a_worker("cpu", "cpu"))
+    assert taken(database, 4, worker="cpu") == [first, other, second]
 
 
 def _least_seconds(step: Callable[[], object], times: int = 7) -> float:
