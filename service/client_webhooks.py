@@ -6,7 +6,10 @@ ENDPOINTS = "/v1/webhook_endpoints"
 
 
 def create_webhook(url: str | None, *, events: list[str] | None = None, description: str = "") -> Flow[Json]:
-    """Make a webhook endpoint, None for that of the jobs' own `webhook_url`; the only answer that shows its secret."""
+    """Make a webhook endpoint, None for that of the jobs' own `webhook_url`; the only answer that shows its secret.
+
+    Raises `Conflict` (IDEMPOTENCY_SECRET_NOT_KEPT) when it was made, but the answer lost: rotate its secret.
+    """
     payload: Json = {"url": url, "description": description}
     if events is not None:
         payload["events"] = events
@@ -48,7 +51,10 @@ def test_webhook(endpoint_id: str) -> Flow[Json]:
 
 
 def rotate_webhook_secret(endpoint_id: str) -> Flow[Json]:
-    """Replace the secret; the old one goes on for 24 hours. The only answer that shows the new one."""
+    """Replace the secret; the old one goes on for 24 hours. The only answer that shows the new one.
+
+    Raises `Conflict` (IDEMPOTENCY_SECRET_NOT_KEPT) when it was replaced, but the answer lost: rotate once more.
+    """
     return (yield from _post(f"{ENDPOINTS}/{endpoint_id}/rotate_secret", key=_fresh_key()))
 
 

@@ -81,6 +81,13 @@ def remember(
     return told
 
 
+def secret_not_kept(replayed: Response, name: str, remedy: str) -> Conflict:
+    """What a repetition gets where the first answer showed a secret, which is not kept; `name` is that of the id."""
+    made = json.loads(bytes(replayed.body))["id"]
+    detail = f"The first request answered for {made} with a secret that cannot be shown again. {remedy}"
+    return Conflict(detail, code="IDEMPOTENCY_SECRET_NOT_KEPT", extra={name: made})
+
+
 def expire(session: Session) -> None:
     """Forget answers older than 48 hours."""
     session.execute(delete(IdempotencyRecord).where(IdempotencyRecord.created_at < utc_now() - KEPT))

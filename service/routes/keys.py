@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ from service.auth import issue_key, live_admin_keys
 from service.db import on_commit
 from service.deps import Admin, RawJson, SessionDep, parse_json, remember, replay_or
 from service.errors import Conflict, NotFound, invalid
+from service.idempotency import secret_not_kept
 from service.openapi import json_body
 from service.paging import Cursor, Limit, newest_first
 from service.problems import invalid_body, responses
@@ -23,6 +23,8 @@ from service.schemas import CreatedKey, KeyView, NewKey, Page
 from service.tables import ApiKey, utc_now
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
+
+ANSWER_LOST = "Where that answer was lost, delete the key and create another one under a new Idempotency-Key."
 
 
 @router.post(
@@ -39,22 +41,13 @@ def create_key(principal: Admin, body: RawJson, session: SessionDep, request: Re
     order = _order(parse_json(body))
     digest = hashlib.sha256(body).hexdigest()
     if (replayed := replay_or(session, principal, request, digest)) is not None:
-        raise _secret_not_kept(json.loads(bytes(replayed.body))["id"])
+        raise secret_not_kept(replayed, "key_id", ANSWER_LOST)
     row, plaintext = issue_key(
         session, tenant=principal.tenant, name=order.name, scopes=order.scopes, expires_at=_expiry(order)
     )
     created = CreatedKey(**key_view(row).model_dump(), key=plaintext)
     remember(session, principal, request, digest, 201, {}, key_view(row).model_dump(mode="json"))
     return created
-
-
-def _secret_not_kept(key_id: str) -> Conflict:
-    return Conflict(
-        f"The first request made {key_id} and showed it; it cannot be shown again. Where that answer was lost, delete "
-        "the key and create another one under a new Idempotency-Key.",
-        code="IDEMPOTENCY_SECRET_NOT_KEPT",
-        extra={"key_id": key_id},
-    )
 
 
 def _order(value: Any) -> NewKey:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from service.auth import Principal
 from service.deps import AddressesDep, RawJson, Reader, SessionDep, Writer, parse_json, remember, replay_or
 from service.errors import Conflict, NotFound, invalid
+from service.idempotency import secret_not_kept
 from service.ids import new_id
 from service.openapi import json_body
 from service.paging import Cursor, Limit, newest_first
@@ -31,6 +32,7 @@ from service.webhooks.schemas import (
 router = APIRouter(prefix="/v1/webhook_endpoints", tags=["webhooks"])
 
 MOST_ENDPOINTS = 20
+ANSWER_LOST = "Where that answer was lost, rotate the endpoint's secret under a new Idempotency-Key."
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -45,12 +47,12 @@ Body = TypeVar("Body", bound=BaseModel)
 def create_webhook_endpoint(
     principal: Writer, body: RawJson, addresses: AddressesDep, session: SessionDep, request: Request, response: Response
 ) -> Any:
-    """The secret is in this answer only; a repetition under the same Idempotency-Key has it as null."""
+    """The secret is in this answer only: a repetition under the same Idempotency-Key is 409 and names the endpoint."""
     order = _order(NewWebhookEndpoint, parse_json(body))
     refusal = addresses.refusal(order.url)  # before the transaction begins: a look-up may take seconds
     digest = hashlib.sha256(body).hexdigest()
     if (replayed := replay_or(session, principal, request, digest)) is not None:
-        return replayed
+        raise secret_not_kept(replayed, "endpoint_id", ANSWER_LOST)
     if refusal is not None:
         raise invalid("/url", refusal, "WEBHOOK_URL_REFUSED")
     _check_room(session, principal.tenant, order.url)
@@ -94,7 +96,7 @@ def _with_secret(
     headers: dict[str, str],
 ) -> CreatedWebhookEndpoint:
     created = CreatedWebhookEndpoint(**endpoint_view(row).model_dump(), secret=secret)
-    remember(session, principal, request, digest, status, headers, {**created.model_dump(mode="json"), "secret": None})
+    remember(session, principal, request, digest, status, headers, endpoint_view(row).model_dump(mode="json"))
     return created
 
 
@@ -176,11 +178,12 @@ def test_webhook_endpoint(principal: Writer, session: SessionDep, endpoint_id: s
     responses=responses(400, 404, 409, 422),
 )
 def rotate_webhook_secret(principal: Writer, session: SessionDep, endpoint_id: str, request: Request) -> Any:
-    """The new secret is in this answer only. For 24 hours webhooks are signed with the old one too."""
+    """The new secret is in this answer only: a repetition under the same Idempotency-Key rotates nothing and is 409.
+    For 24 hours webhooks are signed with the old one too."""
     row = _owned(session, principal, endpoint_id, lock=True)
     digest = hashlib.sha256(b"").hexdigest()
     if (replayed := replay_or(session, principal, request, digest)) is not None:
-        return replayed
+        raise secret_not_kept(replayed, "endpoint_id", ANSWER_LOST)
     secret = signing.new_secret()
     row.secrets = signing.rotated(row.secrets, secret, utc_now())
     return _with_secret(session, principal, request, digest, row, secret, 200, {})

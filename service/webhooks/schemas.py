@@ -74,7 +74,7 @@ class WebhookEndpointView(BaseModel):
 class CreatedWebhookEndpoint(WebhookEndpointView):
     """A webhook endpoint with a fresh secret."""
 
-    secret: str | None = Field(description="whsec_…, shown in this answer only; null when the answer is a replay")
+    secret: str = Field(description="whsec_…, shown in this answer only")
 
 
 class WebhookAttemptView(BaseModel):

@@ -68,7 +68,8 @@ def test_the_secret_is_shown_once(client: TestClient) -> None:
     assert client.get(f"{ENDPOINTS}/{created['id']}").json() == shown
     assert client.get(ENDPOINTS).json()["data"] == [shown]
     again = client.post(ENDPOINTS, json={"url": URL}, headers={"Idempotency-Key": "once"})
-    assert (again.status_code, again.json()) == (201, {**shown, "secret": None})
+    assert (again.status_code, again.json()["code"]) == (409, "IDEMPOTENCY_SECRET_NOT_KEPT")
+    assert again.json()["endpoint_id"] == created["id"] and created["secret"] not in again.text
     assert len(client.get(ENDPOINTS).json()["data"]) == 1
 
 
@@ -214,7 +215,9 @@ def test_a_rotated_secret_and_the_old_one_sign_for_a_day(
     assert rotated.status_code == 200
     new = rotated.json()["secret"]
     assert new != endpoint["secret"]
-    assert on_premises.post(f"{path}/rotate_secret", headers={"Idempotency-Key": "r"}).json()["secret"] is None
+    again = on_premises.post(f"{path}/rotate_secret", headers={"Idempotency-Key": "r"})
+    assert (again.status_code, again.json()["code"]) == (409, "IDEMPOTENCY_SECRET_NOT_KEPT")
+    assert again.json()["endpoint_id"] == endpoint["id"] and new not in again.text
     on_premises.post(f"{path}/test")
     request = receiving.wait(1)[0]
     assert request.verified(new) == request.verified(endpoint["secret"])
