@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,20 +13,23 @@ from typing import Any, Self
 import httpx
 import psutil
 
-from service.config import Settings
+from service.config import Settings, environment_of
 from service.db import Database
 from service.processes import start, stop
 from service.worker_view import live_workers
 from tests.servers import free_port
 
 START_SECONDS = 60.0
+WORKER = ("-m", "service.cli", "worker")
 
 
 class LiveService:
-    """An API process and a worker process over the database, broker and folders of `settings`."""
+    """An API process and worker processes over the database, broker and folders of `settings`."""
 
-    def __init__(self, settings: Settings, api_key: str) -> None:
+    def __init__(self, settings: Settings, api_key: str, worker: Sequence[str] = WORKER) -> None:
+        """`worker` is the command of a worker, after the interpreter."""
         self.settings = settings
+        self._worker = worker
         self.api_key = api_key
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -33,6 +37,7 @@ class LiveService:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.api: subprocess.Popen[bytes] | None = None
         self.worker: subprocess.Popen[bytes] | None = None
+        self.others: list[subprocess.Popen[bytes]] = []
         self.database = Database(settings.database)
         self.client = httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {api_key}"}, timeout=30, trust_env=False
@@ -46,39 +51,23 @@ class LiveService:
     ) -> None:
         self.client.close()
         self.database.dispose()
+        self.leave_one()
         for process in (self.worker, self.api):
             if process is not None:
                 kill_tree(process)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the processes are told."""
-        settings = self.settings
-        told: dict[str, Any] = {
-            "DATA_DIR": settings.data_dir.absolute(),
-            "DATABASE_URL": settings.database,
-            "BROKER_URL": settings.broker,
-            "LEASE_SECONDS": settings.lease_seconds,
-            "HEARTBEAT_SECONDS": settings.heartbeat_seconds,
-            "RECONCILE_SECONDS": settings.reconcile_seconds,
-            "CHECKPOINT_SECONDS": settings.checkpoint_seconds,
-            "CHECKPOINT_GRACE_SECONDS": settings.checkpoint_grace_seconds,
-            "KILL_GRACE_SECONDS": settings.kill_grace_seconds,
-            "DISK_RESERVE_BYTES": settings.disk_reserve_bytes,
-            "LOG_FORMAT": settings.log_format,
-            "LOG_LEVEL": settings.log_level,
-        }
-        if settings.max_upload_bytes is not None:
-            told["MAX_UPLOAD_BYTES"] = settings.max_upload_bytes
-        if settings.admin_key is not None:
-            told["ADMIN_KEY"] = settings.admin_key.get_secret_value()
-        return {"PATH": os.defpath} | {f"SECATEUR_{name}": str(value) for name, value in told.items()}
+        """What the processes are told: the settings that were made, and nothing of this process's own."""
+        told = {f"SECATEUR_{name.upper()}" for name in self.settings.model_fields_set}
+        made = {name: value for name, value in environment_of(self.settings).items() if name in told}
+        return {"PATH": os.defpath} | made | {"SECATEUR_DATA_DIR": str(self.logs)}
 
     def launch(self, part: str) -> subprocess.Popen[bytes]:
         """Start an `api` or a `worker` process, without waiting for it."""
-        where = ["--host", "127.0.0.1", "--port", str(self.port)] if part == "api" else []
+        api = ("-m", "service.cli", "api", "--host", "127.0.0.1", "--port", str(self.port))
         with (self.logs / f"{part}.log").open("ab") as log:
-            command = [sys.executable, "-m", "service.cli", part, *where]
+            command = [sys.executable, *(api if part == "api" else self._worker)]
             return start(command, env=self.environment, stdout=log, stderr=log, new_session=True)
 
     def start_api(self) -> None:
@@ -89,11 +78,24 @@ class LiveService:
     def start_worker(self) -> None:
         """Start a worker process and wait until it has told the database that it is there."""
         self.worker = self.launch("worker")
-        pid = self.worker.pid
+        self._await_worker(self.worker)
+
+    def add_worker(self) -> subprocess.Popen[bytes]:
+        """Start one more, which ends with `leave_one`."""
+        self.others.append(self.launch("worker"))
+        self._await_worker(self.others[-1])
+        return self.others[-1]
+
+    def leave_one(self) -> None:
+        """SIGKILL the workers that were added."""
+        while self.others:
+            kill_tree(self.others.pop())
+
+    def _await_worker(self, worker: subprocess.Popen[bytes]) -> None:
         # One thread for the engine: a tiny network gains nothing from more, and on a busy machine they would wait.
         cpus = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(pid, {cpus[pid % len(cpus)]})
-        self.wait_for(lambda: any(name.endswith(f":{pid}") for name in self.workers()), "the worker")
+        os.sched_setaffinity(worker.pid, {cpus[worker.pid % len(cpus)]})
+        self.wait_for(lambda: any(name.endswith(f":{worker.pid}") for name in self.workers()), "the worker")
 
     def workers(self) -> list[str]:
         """Names of the workers that are alive."""

@@ -48,8 +48,11 @@ def worker_name(pid: int) -> str:
 
 
 def drain_file(scratch: Path, pid: int) -> Path:
-    """The file by which a worker's main process tells its job process to give the job back."""
-    return scratch / f"drain-{pid}"
+    """The file by which a worker's main process tells its job process to give the job back.
+
+    Containers that share the folder have names of their own, and often the same pid.
+    """
+    return scratch / f"drain-{worker_name(pid)}"
 
 
 def run(settings: Settings, *, engine_command: Sequence[str] = ENGINE, worker_pid: int) -> None:

@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+import itertools
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,43 @@ from service.db import Database
 from service.embedded import EmbeddedBroker
 from service.states import FINAL
 from service.storage import open_storage
-from service.tables import Artifact, Attempt, Model
+from service.tables import Artifact, Attempt, Event, Model
 from tests.faults.recovery import Recovery, table
-from tests.live import LiveService
+from tests.live import WORKER, LiveService
 from tests.models import tiny_dataset, tiny_model
 from tests.servers import PostgreSQL, valkey
+from tests.workers.conftest import FAKE_ENGINE
 
 EPOCHS = 40
+
+
+def engines_below(pid: int) -> list[psutil.Process]:
+    """Engines among what a worker has started."""
+    below = psutil.Process(pid).children(recursive=True)
+    told = [(process, process.cmdline()) for process in below if process.name() != "bwrap"]
+    return [process for process, words in told if "workers.engine" in words or FAKE_ENGINE[-1] in words]
 
 
 class Site:
     """A live service with a tiny model and a small data set uploaded."""
 
     def __init__(self, live: LiveService, broker: EmbeddedBroker, folder: Path) -> None:
-        self.live, self.broker = live, broker
+        self.live, self.broker, self.folder = live, broker, folder
+        self._numbers = itertools.count()
         live.start_api()
         live.start_worker()
-        self.model_id = self._push_model(tiny_model(folder / "model"))
-        self.dataset_id = self._push_dataset(tiny_dataset(folder / "dataset", train=64, validation=16, test=32))
+        self.model_id = self.push_model(tiny_model(folder / "model"))
+        self.dataset_id = self.push_dataset(tiny_dataset(folder / "dataset", train=64, validation=16, test=32))
 
-    def _push_model(self, folder: Path) -> str:
+    def push_model(self, folder: Path) -> str:
+        """Upload a model; its id."""
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             tar.add(folder, arcname="model")
         return self._created("/v1/models?name=tiny", content=archive.getvalue(), kind="application/x-tar")
 
-    def _push_dataset(self, folder: Path) -> str:
+    def push_dataset(self, folder: Path) -> str:
+        """Upload a data set; its id."""
         parts = {file.stem: (file.name, file.read_bytes()) for file in folder.iterdir()}
         return self._created("/v1/datasets?name=tiny&task=text-classification", files=parts)
 
@@ -53,7 +65,8 @@ class Site:
         return str(answer.json()["id"])
 
     def heal(self) -> None:
-        """Start again what the last test has killed."""
+        """Start again what the last test has killed, and end what it has added."""
+        self.live.leave_one()
         if self.broker.process is None or self.broker.process.poll() is not None:
             self.broker.start()
         if self.live.api is None or self.live.api.poll() is not None:
@@ -61,21 +74,33 @@ class Site:
         if self.live.worker is None or self.live.worker.poll() is not None:
             self.live.start_worker()
 
-    def submit(self, epochs: int = EPOCHS) -> str:
+    def submit(self, epochs: int = EPOCHS, **parts: Any) -> str:
         """Queue a job that fine-tunes long enough to be disturbed."""
-        cut = {"structure": "ffn_neurons", "ratio": 0.5, "criterion": {"kind": "magnitude"}}
-        spec = {
-            "name": "fault",
-            "model_id": self.model_id,
-            "task": "text-classification",
-            "dataset_id": self.dataset_id,
-            "pruning": {"cuts": [cut]},
-            "finetuning": {"epochs": epochs, "learning_rate": 1e-3, "batch_size": 16},
-            "benchmark": None,
-        }
-        answer = self.live.client.post("/v1/jobs", json=spec)
+        return self.order(
+            dataset_id=self.dataset_id,
+            pruning={"cuts": [{"structure": "ffn_neurons", "ratio": 0.5, "criterion": {"kind": "magnitude"}}]},
+            finetuning={"epochs": epochs, "learning_rate": 1e-3, "batch_size": 16},
+            **parts,
+        )
+
+    def script(self, behaviour: str, *, timeout: int = 60, webhook_url: str | None = None, **metadata: str) -> str:
+        """Queue a job whose engine does as `fake_engine.py` says, where the worker is `tests.scripted`."""
+        number = next(self._numbers)
+        told = {"started": str(self.folder / f"started-{number}"), "go": str(self.folder / f"go-{number}")}
+        told |= {"behaviour": behaviour, **metadata}
+        return self.order(metadata=told, timeout=timeout, webhook_url=webhook_url)
+
+    def order(self, **parts: Any) -> str:
+        """Queue a job that zeroes weights from file to file, or with `parts` does more; its id."""
+        answer = self.live.client.post("/v1/jobs", json=self.spec(**parts))
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
+
+    def spec(self, **parts: Any) -> dict[str, Any]:
+        """Such a job's spec."""
+        cut = {"structure": "weights", "ratio": 0.5, "criterion": {"kind": "magnitude"}}
+        spec = {"name": "fault", "model_id": self.model_id, "task": "text-classification", "benchmark": None}
+        return spec | {"pruning": {"cuts": [cut]}} | parts
 
     def job(self, job_id: str) -> dict[str, Any]:
         """The job as the API tells it."""
@@ -86,6 +111,26 @@ class Site:
         """Wait until the engine trains."""
         self.live.wait_for(lambda: self.job(job_id)["phase"] == "finetuning", "the job to train")
 
+    def started(self, job_id: str) -> Path:
+        """The file that a scripted engine writes when it begins."""
+        return Path(self.job(job_id)["metadata"]["started"])
+
+    def saved(self, job_id: str) -> int:
+        """Step of the job's checkpoint; 0 without one."""
+        checkpoint: dict[str, Any] | None = self.job(job_id)["checkpoint"]
+        return 0 if checkpoint is None else int(checkpoint["step"])
+
+    def resumed_at(self, job_id: str) -> list[int]:
+        """Steps at which attempts went on from a checkpoint."""
+        with self.live.database.session_scope(read_only=True) as session:
+            rows = select(Event.data).where(Event.job_id == job_id, Event.type == "checkpoint.resumed")
+            return [data["step"] for data in session.scalars(rows.order_by(Event.id))]
+
+    def stored(self, job_id: str) -> list[str]:
+        """Keys of all that the storage holds of a job."""
+        storage = open_storage(self.live.settings.storage)
+        return [key for kind in ("artifacts", "checkpoints") for key in storage.list(f"{kind}/{job_id}")]
+
     def ended(self, job_id: str) -> dict[str, Any]:
         """Wait until the job has ended."""
         self.live.wait_for(lambda: self.job(job_id)["status"] in FINAL, "the job to end", seconds=240)
@@ -94,10 +139,7 @@ class Site:
     def engine(self) -> psutil.Process:
         """The engine's process."""
         assert self.live.worker is not None
-        below = psutil.Process(self.live.worker.pid).children(recursive=True)
-        (engine,) = [
-            process for process in below if "workers.engine" in process.cmdline() and process.name() != "bwrap"
-        ]
+        (engine,) = engines_below(self.live.worker.pid)
         return engine
 
     def outcomes(self, job_id: str) -> list[str | None]:
@@ -130,7 +172,7 @@ SHORT = {
 }
 
 
-def make_settings(folder: Path, database_url: str, broker_url: str, leases: str = "short") -> Settings:
+def make_settings(folder: Path, database_url: str, broker_url: str, leases: str = "short", **changes: Any) -> Settings:
     """Settings with leases short enough for tests, or those of production with checkpoints often enough to see."""
     settings = Settings(
         data_dir=folder / "data",
@@ -138,8 +180,9 @@ def make_settings(folder: Path, database_url: str, broker_url: str, leases: str 
         broker_url=SecretStr(broker_url),
         checkpoint_seconds=0.5,
         disk_reserve_bytes=1 << 20,
+        job_memory_bytes=2 << 30,
     )
-    return settings.model_copy(update=SHORT if leases == "short" else {})
+    return settings.model_copy(update=changes | (SHORT if leases == "short" else {}))
 
 
 @pytest.fixture(scope="session")
@@ -163,14 +206,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
 
 
-def open_site(folder: Path, settings: Settings, broker: EmbeddedBroker) -> Iterator[Site]:
+def open_site(
+    folder: Path, settings: Settings, broker: EmbeddedBroker, worker: Sequence[str] = WORKER
+) -> Iterator[Site]:
     """A site that is up, for a fixture to yield from."""
     database = Database(settings.database)
     with database.session_scope() as session:
         _, key = issue_key(session, tenant="default", name="faults", scopes=["admin"])
     database.dispose()
-    with LiveService(settings, key) as live:
+    with LiveService(settings, key, worker) as live:
         yield Site(live, broker, folder)
+
+
+SCRIPTED = ("-m", "tests.scripted")
 
 
 @pytest.fixture(scope="session")
@@ -189,3 +237,24 @@ def site(damaged_site: Site) -> Site:
     """The service, whole again."""
     damaged_site.heal()
     return damaged_site
+
+
+@pytest.fixture(scope="session")
+def damaged_scripted_site(
+    postgresql_server: PostgreSQL, postgresql_template: str, tmp_path_factory: pytest.TempPathFactory, leases: str
+) -> Iterator[Site]:
+    """The same for tests to which the inside of the engine does not matter."""
+    folder = tmp_path_factory.mktemp("scripted")
+    url = postgresql_server.url(postgresql_server.create(postgresql_template))
+    with valkey() as broker:
+        settings = make_settings(
+            folder, url, broker.url, leases, sandbox="process", webhook_allow_private=True, webhook_seconds=0.2
+        )
+        yield from open_site(folder, settings, broker, SCRIPTED)
+
+
+@pytest.fixture
+def scripted(damaged_scripted_site: Site) -> Site:
+    """Its service, whole again."""
+    damaged_scripted_site.heal()
+    return damaged_scripted_site

@@ -1,5 +1,6 @@
 """An engine that does what the job's metadata says: `python fake_engine.py WORK_DIR --report-fd N`, without torch."""
 
+import ctypes
 import json
 import os
 import signal
@@ -28,6 +29,9 @@ def succeed(passed: bool = True) -> None:
     (folder / "out/onnx").mkdir()
     (folder / "out/onnx/model.onnx").write_bytes(b"graph")
     (folder / "out/onnx/model_int8.onnx").write_bytes(b"small graph")
+    if "padding" in metadata:  # what takes its time to be published
+        with (folder / "out/padding").open("wb") as file:
+            file.truncate(int(metadata["padding"]))
     (folder / "out/report").mkdir()
     (folder / "out/report/report.html").write_text("<p>report</p>")
     structure = {
@@ -37,11 +41,13 @@ def succeed(passed: bool = True) -> None:
         "ffn_width": [24, 24],
         "vocabulary": 120,
     }
+    side = {"metrics": {}, "parameters": 2, "nonzero_parameters": 2, "size": 8, "flops": None, "peak_memory": None}
+    side |= {"latency": [], "structure": structure}
     result = {
         "verdict": [],
         "passed": passed,
-        "before": {"parameters": 2},
-        "after": {"parameters": 1},
+        "before": side,
+        "after": side | {"parameters": 1, "nonzero_parameters": 1, "size": 4},
         "model": {
             "directory": "huggingface",
             "family": "bert",
@@ -78,6 +84,7 @@ def save(name: int, step: int) -> None:
 def train() -> None:
     """Count to `steps` and save every fifth one; go on where an earlier attempt stopped; save and leave on SIGTERM."""
     saved = folder / "in/checkpoint/checkpoint.json"
+    pause = float(metadata.get("pause", "0.02"))
     step = json.loads(saved.read_text())["step"] if saved.exists() else 0
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
@@ -92,8 +99,46 @@ def train() -> None:
         if asked:
             sys.exit(75)
         tell(type="progress", fraction=0.5, step=step, total_steps=None, seconds_remaining=None)
-        time.sleep(0.02)
+        time.sleep(pause)
     succeed()
+
+
+def occupied(inside: str) -> None:
+    """Compute for ever, or sleep in C under the interpreter's lock; SIGTERM is taken, and never acted upon."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: None)
+    Path(metadata["started"]).write_text(str(os.getpid()))
+    while inside == "python":
+        pass
+    ctypes.PyDLL(None).sleep(600)
+
+
+def allocate() -> None:
+    """Take memory until there is no more, and say so as the engine does."""
+    from workers.engine.__main__ import classify
+
+    taken = []
+    try:
+        while True:
+            taken.append(b"x" * (16 << 20))
+    except MemoryError as error:
+        taken.clear()
+        told = classify(error)
+        tell(type="error", code=told.code, message=told.message, blame=told.blame, retryable=told.retryable)
+        sys.exit(1)
+
+
+def run_out_of_gpu_memory() -> None:
+    """Be the real engine, on a device where so many rows of a batch fit while training."""
+    import torch
+
+    from workers.engine.__main__ import main
+
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, torch.nn.Embedding) and module.training and len(inputs[0]) > int(metadata["fits"]):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    torch.nn.modules.module.register_module_forward_pre_hook(look)
+    sys.exit(main())
 
 
 def behave(behaviour: str) -> None:
@@ -120,6 +165,17 @@ def behave(behaviour: str) -> None:
             hang()
         case "die":
             os.kill(os.getpid(), int(metadata["signal"]))
+        case "kill_worker":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        case "busy":
+            occupied("python")
+        case "block":
+            occupied("c")
+        case "allocate":
+            allocate()
+        case "run_out_of_gpu_memory":
+            run_out_of_gpu_memory()
         case "exit":
             sys.exit(3)
         case "say_why":

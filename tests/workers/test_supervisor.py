@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,23 @@ def test_a_ring_works_off_all_that_is_queued(database: Database, make_job: MakeJ
     queued = [make_job("succeed") for _ in range(3)]
     run(queued[2])
     assert [read_job(database, job_id).status for job_id in queued] == ["succeeded"] * 3
+
+
+@on_databases
+def test_two_workers_of_one_name_share_the_jobs(database: Database, make_job: MakeJob, run_aside: Aside) -> None:
+    queued = [make_job("succeed") for _ in range(12)]
+    for thread in [run_aside(queued[0]) for _ in range(2)]:
+        thread.join()
+    with database.session_scope(read_only=True) as session:
+        attempts = session.execute(select(Attempt.job_id, Attempt.outcome)).all()
+        assert {job.status for job in session.scalars(select(Job))} == {"succeeded"}
+    assert sorted(attempts) == sorted((job_id, "succeeded") for job_id in queued)
+
+
+def test_a_worker_that_leaves_takes_no_other_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = drain_file(tmp_path, 1)
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-container")
+    assert drain_file(tmp_path, 1) != mine
 
 
 def test_a_job_whose_order_cannot_be_read_holds_up_no_other(
