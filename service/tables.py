@@ -167,6 +167,7 @@ class Job(Base):
         Index(None, "tenant", "id"),
         Index(None, "status", "lease_until"),
         Index(None, "status", "tenant", "priority", "id"),
+        Index(None, "tenant", "started_at"),
         Index(None, "tenant", "fingerprint"),
         Index(None, "expires_at"),
     )

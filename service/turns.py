@@ -1,7 +1,8 @@
 """Whose turn it is: tenants take turns, whatever each has queued.
 
 A queued job's turn is the number of its tenant's jobs that a worker has, plus its place among its tenant's queued ones.
-The lowest turn goes first, then the highest priority, then the oldest; jobs that are not due yet stand behind.
+The lowest turn goes first, then the tenant whose last job started the longest ago, then the highest priority, then the
+oldest; jobs that are not due yet stand behind.
 """
 
 import time
@@ -23,47 +24,69 @@ _BELIEVED_PER_JOB, _LONGEST_BELIEVED = 0.001, 1.0
 """Seconds: so ranking takes a few percent of one core, however long the queue and however often it is asked for."""
 
 
-def _held() -> CTE:
-    return select(Job.tenant, func.count().label("held")).where(Job.status.in_(HELD)).group_by(Job.tenant).cte("held")
+def _tenants() -> CTE:
+    """The tenants that have jobs in the queue, each found by a step along an index: how many jobs of each workers have,
+    and when its last one started."""
+    first = select(func.min(Job.tenant).label("tenant")).where(Job.status == "queued")
+    waiting = first.cte("waiting", recursive=True)
+    behind = select(func.min(Job.tenant)).where(Job.status == "queued", Job.tenant > waiting.c.tenant)
+    waiting = waiting.union_all(select(behind.scalar_subquery()).where(waiting.c.tenant.is_not(None)))
+    running = (
+        select(Job.tenant, func.count().label("held")).where(Job.status.in_(HELD)).group_by(Job.tenant).cte("held")
+    )
+    last = select(func.max(Job.started_at)).where(Job.tenant == waiting.c.tenant).correlate(waiting).scalar_subquery()
+    held = func.coalesce(running.c.held, 0).label("held")
+    tenants = select(waiting.c.tenant, held, last.label("last_start"))
+    tenants = tenants.outerjoin(running, running.c.tenant == waiting.c.tenant).where(waiting.c.tenant.is_not(None))
+    return tenants.cte("tenants")
 
 
 def _turns() -> Select[Any]:
-    held = _held()
-    running = func.coalesce(held.c.held, 0)
+    tenants = _tenants()
     later = case((Job.not_before > db_epoch(), 1), else_=0)
-    place = func.row_number().over(partition_by=Job.tenant, order_by=(later, Job.priority.desc(), Job.id))
-    columns = (Job.id, Job.tenant, Job.priority, later.label("later"))
-    turns = select(*columns, (running + place).label("turn")).outerjoin(held, held.c.tenant == Job.tenant)
-    return turns.where(Job.status == "queued")
+    own: Any = {"partition_by": Job.tenant, "order_by": (later, Job.priority.desc(), Job.id)}
+    return (
+        select(
+            Job.id,
+            Job.tenant,
+            later.label("later"),
+            (tenants.c.held + func.row_number().over(**own)).label("turn"),
+            tenants.c.held,
+            tenants.c.last_start,
+            func.first_value(Job.priority).over(**own).label("head_priority"),
+            func.first_value(Job.id).over(**own).label("head"),
+        )
+        .join(tenants, tenants.c.tenant == Job.tenant)
+        .where(Job.status == "queued")
+    )
 
 
 def _order_of(turns: Subquery) -> tuple[ColumnElement[Any], ...]:
-    return turns.c.later, turns.c.turn, turns.c.priority.desc(), turns.c.id
+    """At one turn stand first those for whom it is the next, then the others as they did at the turn before."""
+    among = (turns.c.held.desc(), turns.c.last_start.nulls_first(), turns.c.head_priority.desc(), turns.c.head)
+    return turns.c.later, turns.c.turn, *among
 
 
 def _first(*, gpu: bool) -> Select[Any]:
     """The job whose turn it is: as each tenant's turns follow one another, it is the first of some tenant.
 
-    Tenants, their highest priorities and their first jobs are found by steps along an index, however many jobs stand
-    behind them.
+    The tenants' highest priorities and first jobs, too, are found by steps along an index, however many stand behind.
     """
-    waiting = select(func.min(Job.tenant).label("tenant")).where(Job.status == "queued").cte("waiting", recursive=True)
-    behind = select(func.min(Job.tenant)).where(Job.status == "queued", Job.tenant > waiting.c.tenant)
-    waiting = waiting.union_all(select(behind.scalar_subquery()).where(waiting.c.tenant.is_not(None)))
+    tenants = _tenants()
 
     def may_go(job: type[Job]) -> tuple[ColumnElement[bool], ...]:
         due = or_(job.not_before.is_(None), job.not_before <= db_epoch())
         runs_here = () if gpu else (job.configuration["device"].as_string().is_distinct_from("cuda"),)
-        return job.status == "queued", job.tenant == waiting.c.tenant, due, *runs_here
+        return job.status == "queued", job.tenant == tenants.c.tenant, due, *runs_here
 
     one, other = aliased(Job), aliased(Job)
-    highest = select(one.priority).where(*may_go(one)).order_by(one.priority.desc()).limit(1).correlate(waiting)
+    highest = select(one.priority).where(*may_go(one)).order_by(one.priority.desc()).limit(1).correlate(tenants)
     oldest = select(other.id).where(*may_go(other), other.priority == highest.scalar_subquery()).order_by(other.id)
-    head = oldest.limit(1).correlate(waiting).scalar_subquery()
-    heads = select(head.label("id")).where(waiting.c.tenant.not_in(bindparam("full", expanding=True))).subquery("heads")
-    held = _held()
-    first = select(Job.id).join(heads, heads.c.id == Job.id).outerjoin(held, held.c.tenant == Job.tenant)
-    return first.order_by(func.coalesce(held.c.held, 0), Job.priority.desc(), Job.id).limit(1)
+    head = oldest.limit(1).correlate(tenants).scalar_subquery().label("id")
+    may_have = tenants.c.tenant.not_in(bindparam("full", expanding=True))
+    heads = select(head, tenants.c.held, tenants.c.last_start).where(may_have).subquery("heads")
+    first = select(Job.id).join(heads, heads.c.id == Job.id)
+    return first.order_by(heads.c.held, heads.c.last_start.nulls_first(), Job.priority.desc(), Job.id).limit(1)
 
 
 # Built once: building them costs more than running them on a short queue.

@@ -9,14 +9,19 @@ down_revision: str | None = "0005"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-_INDEX = "ix_jobs_status_tenant_priority_id"
+_INDEXES = {
+    "ix_jobs_status_tenant_priority_id": ["status", "tenant", "priority", "id"],
+    "ix_jobs_tenant_started_at": ["tenant", "started_at"],
+}
 
 
 def upgrade() -> None:
     """Forward."""
-    op.create_index(_INDEX, "jobs", ["status", "tenant", "priority", "id"])
+    for name, columns in _INDEXES.items():
+        op.create_index(name, "jobs", columns)
 
 
 def downgrade() -> None:
     """Back."""
-    op.drop_index(_INDEX, "jobs")
+    for name in _INDEXES:
+        op.drop_index(name, "jobs")

@@ -194,6 +194,22 @@ def test_places_in_a_long_queue_are_told_again_and_a_newcomer_has_none_yet(
 
 
 @on_databases
+def test_a_flood_does_not_starve_others_of_the_only_worker_whatever_its_priority(database: Database) -> None:
+    crowd = queued(database, "a", 5, priority=9)
+    b, (c,) = queued(database, "b", 2), queued(database, "c")
+    expected = [crowd[0], b[0], c, crowd[1], b[1], *crowd[2:]]
+    done = []
+    while (claim := take(database)) is not None:
+        with database.session_scope(read_only=True) as session:
+            waiting = turns.places(session, expected)
+        assert sorted(waiting, key=lambda job_id: waiting[job_id]) == expected[len(done) + 1 :]
+        with database.session_scope() as session:
+            assert jobs.finish(session, claim, "succeeded", {}, None, [])
+        done.append(claim.job_id)
+    assert done == expected
+
+
+@on_databases
 def test_a_tenants_turn_is_by_the_jobs_that_the_worker_may_run(database: Database) -> None:
     configuration = a_job(new_id("mdl")).configuration | {"device": "cuda"}
     queued(database, "a", 3, configuration=configuration, priority=9)
