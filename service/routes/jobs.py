@@ -173,9 +173,12 @@ def _load(database: Database, tenant: str, job_id: str, base: str) -> tuple[JobV
         return view, etag(view, job.version)
 
 
-def owned_job(session: Session, tenant: str, job_id: str) -> Job:
-    """The tenant's job. Raises `NotFound`, the same for another tenant's and for none."""
-    job = session.scalar(_OWNED, {"id": job_id, "tenant": tenant})
+def owned_job(session: Session, tenant: str, job_id: str, *, lock: bool = False) -> Job:
+    """The tenant's job. Raises `NotFound`, the same for another tenant's and for none.
+
+    With `lock` it stays as it is until the transaction ends: whoever else would change or delete it waits.
+    """
+    job = session.scalar(_OWNED.with_for_update() if lock else _OWNED, {"id": job_id, "tenant": tenant})
     if job is None:
         raise NotFound("There is no such job.")
     return job
@@ -204,7 +207,7 @@ def _status(database: Database, job_id: str) -> str | None:
 @router.post("/{job_id}/cancel", summary="Cancel a job", response_model=JobView, responses=responses(404, 409))
 def cancel_job(principal: Writer, session: SessionDep, storage: StorageDep, job_id: str, request: Request) -> Any:
     """A queued or paused job ends at once, a running one within seconds; repeating it changes nothing."""
-    job = owned_job(session, principal.tenant, job_id)
+    job = owned_job(session, principal.tenant, job_id, lock=True)
     saved = job.checkpoint
     jobs.cancel(session, job)
     if saved and job.status == "cancelled":
@@ -215,7 +218,7 @@ def cancel_job(principal: Writer, session: SessionDep, storage: StorageDep, job_
 @router.delete("/{job_id}", status_code=204, summary="Delete a finished job", responses=responses(404, 409))
 def delete_job(principal: Writer, session: SessionDep, storage: StorageDep, job_id: str) -> None:
     """Deletes its events, metrics and artifacts too; the model that it made must be deleted first."""
-    job = owned_job(session, principal.tenant, job_id)
+    job = owned_job(session, principal.tenant, job_id, lock=True)
     if not jobs.is_final(job.status):
         raise Conflict(
             f"The job is {job.status}; cancel it first.", code="JOB_NOT_FINISHED", extra={"job_status": job.status}

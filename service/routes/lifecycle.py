@@ -52,7 +52,7 @@ OptionalJson = Annotated[bytes, Depends(_optional_body)]
 @router.post("/{job_id}/pause", summary="Pause a job", response_model=JobView, responses=responses(404, 409))
 def pause_job(principal: Writer, session: SessionDep, job_id: str, request: Request) -> Any:
     """A queued job pauses at once; a running one saves a checkpoint and leaves its worker. It may be repeated."""
-    job = owned_job(session, principal.tenant, job_id)
+    job = owned_job(session, principal.tenant, job_id, lock=True)
     lifecycle.pause(session, job)
     return job_view(session, job, base_url(request))
 
@@ -62,7 +62,7 @@ def resume_job(
     principal: Writer, session: SessionDep, broker: BrokerDep, settings: SettingsDep, job_id: str, request: Request
 ) -> Any:
     """Queues a paused job, which goes on from its checkpoint; repeating changes nothing."""
-    job = owned_job(session, principal.tenant, job_id)
+    job = owned_job(session, principal.tenant, job_id, lock=True)
     if job.status == "paused":
         check_queue(session, settings, principal.tenant)
     if lifecycle.resume(session, job):
@@ -89,7 +89,7 @@ def retry_job(
 ) -> Any:
     """Queues a failed or cancelled job again under its id, from its checkpoint where it has one."""
     start = _retry(parse_json(body)).start
-    job = owned_job(session, principal.tenant, job_id)
+    job = owned_job(session, principal.tenant, job_id, lock=True)
     saved = job.checkpoint
     if job.status in ("failed", "cancelled"):
         _check_inputs(session, job)

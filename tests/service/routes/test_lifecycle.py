@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
-from service import jobs
+from service import jobs, lifecycle
 from service.db import Database
 from service.jobs import Claim
 from service.routes.lifecycle import merged
@@ -216,6 +218,45 @@ def test_a_cancelled_job_is_tried_again_while_its_model_is_there(client: TestCli
         session.get_one(Model, job.model_id).deleted_at = utc_now()
     status, problem = ask(client, job.id, "retry")
     assert (status, problem["code"], problem["job_status"]) == (409, "INPUT_DELETED", "cancelled")
+
+
+def gives_back(database: Database, held: Claim) -> None:
+    do(database, jobs.give_back, held)
+
+
+def fails_and_is_deleted(database: Database, held: Claim) -> None:
+    do(database, jobs.fail, held, FATAL, 3)
+    do(database, lambda session: session.execute(delete(Job).where(Job.id == held.job_id)))
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("happens", [gives_back, fails_and_is_deleted])
+@pytest.mark.parametrize(("verb", "leads_to"), [("cancel", "cancelling"), ("pause", "pausing")])
+def test_what_happens_to_a_job_meanwhile_waits(
+    client: TestClient,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    leads_to: str,
+    happens: Callable[[Database, Claim], None],
+) -> None:
+    job = submitted(database)
+    held, real = claim(database, job.id), jobs.change
+    aside: list[Thread] = []
+
+    def change(session: Session, where: ColumnElement[bool], **values: Any) -> bool:
+        won = real(session, where, **values)
+        if not aside:  # between what is tried for a queued job and what for a running one
+            aside.append(Thread(target=happens, args=(database, held)))
+            aside[0].start()
+            aside[0].join(0.5)
+        return won
+
+    for module in (jobs, lifecycle):
+        monkeypatch.setattr(module, "change", change)
+    status, answer = ask(client, job.id, verb)
+    aside[0].join()
+    assert (status, answer["status"]) == (200, leads_to)
 
 
 @on_databases
