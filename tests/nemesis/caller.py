@@ -61,7 +61,7 @@ def shortened(answer: httpx.Response) -> dict[str, Any]:
     if not isinstance(body, dict):
         return kept
     if answer.is_error:
-        return kept | {"code": body.get("code")}
+        return kept | {name: body[name] for name in ("code", "job_status") if name in body}
     return kept | _of_body(body, answer)
 
 

@@ -152,6 +152,12 @@ CASES: dict[str, tuple[Break, set[str]]] = {
     "a job pauses unasked, as a read shows": (unasked_pause, {"states that go back"}),
     "a cancel is acknowledged, and the job succeeds": (cancelled_before, {"states that go back"}),
     "a view mixes two moments": (torn, {"torn views"}),
+    "a running job's cancel is refused": (
+        lambda story: story.ask(
+            "cancel", 4, 5, "fail", job=JOB, answer={"code": "JOB_FINISHED", "job_status": "queued"}
+        ),
+        {"wrong refusals"},
+    ),
     "an event does not follow": (lambda story: story.row("events", 3).update(type="job.resumed"), {"broken events"}),
     "the row is not where its events end": (
         lambda story: story.row("jobs").update(status="rejected"),

@@ -38,6 +38,15 @@ EVENTS = {
 }
 """From which states each event leads to which."""
 
+REFUSED = {
+    "cancel": FINAL - {"cancelled"},
+    "pause": FINAL | {"cancelling"},
+    "resume": set(FOLLOWS) - {"paused"},
+    "retry": set(FOLLOWS) - {"failed", "cancelled"},
+    "delete job": set(FOLLOWS) - FINAL,
+}
+"""In which states a job may be for each request to be refused because of it."""
+
 _WHILE_HELD = ("running", "pausing", "cancelling")
 _ASKED_FOR = {"job.pausing": "pause", "job.cancelling": "cancel", "job.resumed": "resume", "job.retried": "retry"}
 _END = float("inf")
@@ -122,6 +131,15 @@ def torn_views(evidence: Evidence) -> Iterator[str]:
                 yield f"{operation} showed {id_} {job['status']} with the attempts {job['outcomes']}"
 
 
+def wrong_refusals(evidence: Evidence) -> Iterator[str]:
+    """What a job's state allows is not refused because of that state."""
+    for operation in evidence.of_kind(*REFUSED):
+        status = operation.answer.get("job_status")
+        by_state = status is not None and operation.answer["code"] != "INPUT_DELETED"
+        if by_state and status not in REFUSED[operation.kind]:
+            yield f"{operation} was refused as the job is {status}"
+
+
 def broken_events(evidence: Evidence) -> Iterator[str]:
     """The events of a job tell one way through the states, and it ends in the job's own."""
     for id_, row in evidence.jobs.items():
@@ -175,6 +193,7 @@ def unfinished_jobs(evidence: Evidence) -> Iterator[str]:
 RULES: tuple[Rule, ...] = (
     states_that_go_back,
     torn_views,
+    wrong_refusals,
     broken_events,
     events_out_of_turn,
     unasked_changes,
