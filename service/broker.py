@@ -31,6 +31,7 @@ CELERY_SETTINGS: dict[str, Any] = {
     "task_reject_on_worker_lost": False,
     "task_serializer": "json",
     "accept_content": ["json"],
+    "worker_enable_remote_control": False,  # whoever can write to the broker could end workers with it
     "worker_pool": "prefork",
     "worker_concurrency": 1,
     "worker_pool_start_method": "spawn",

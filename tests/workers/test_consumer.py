@@ -1,5 +1,8 @@
 """A worker that hears its rings, and one that does not."""
 
+import json
+from typing import Any
+
 import pytest
 from celery.worker import state
 from celery.worker.request import Request
@@ -7,14 +10,41 @@ from kombu.message import Message
 
 from service.broker import ENTRY, make_celery
 from workers.app import app, run_job
-from workers.consumer import RETRY_SECONDS, Hearing, SteadyConsumer
+from workers.consumer import RETRY_SECONDS, Hearing, SteadyConsumer, as_ring
+
+
+def heard(body: bytes, kind: str = "application/json", headers: Any = None, **properties: Any) -> Message:
+    """A message as it comes from the broker."""
+    return Message(body=body, content_type=kind, headers=headers, properties=properties)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        (heard(b'[["job_A"], {}, {}]', headers={"task": ENTRY, "id": "job_A"}), "job_A"),
+        (heard(b"\x80\x04", "application/x-python-serialize", {"task": "os.system", "id": "job_A"}), "job_A"),
+        (heard(b"", headers={"id": "job_A", "timelimit": [0.1, 0.1], "eta": "2999-01-01", "group": "g"}), "job_A"),
+        (heard(b"", headers={"id": "job_A", "compression": "gzip"}, reply_to="mine", priority=9), "job_A"),
+        (heard(b"", headers={"id": "a\nCRITICAL forged"}), "unknown"),
+        (heard(b"", headers={"id": ["job_A"]}), "unknown"),
+        (heard(b""), "unknown"),
+    ],
+)
+def test_whatever_a_message_says_it_is_a_ring(message: Message, named: str) -> None:
+    sound = app.amqp.as_task_v2(named, ENTRY, args=[named])
+    ring = as_ring(app, message)
+    assert json.loads(ring.body) == json.loads(json.dumps(sound.body))
+    assert (ring.content_type, ring.headers, ring.properties) == ("application/json", sound.headers, sound.properties)
+    assert Request(ring, app=app, task=run_job, headers=ring.headers, body=ring.body, decoded=False).time_limits == [
+        None, None,
+    ]  # fmt: skip
 
 
 def a_request() -> Request:
     """A ring that was taken."""
     sent = app.amqp.as_task_v2("job_A", ENTRY, args=["job_A"])
-    heard = Message(body=sent.body, headers=sent.headers)  # type: ignore[no-untyped-call]
-    return Request(heard, app=app, task=run_job, decoded=True)
+    message = Message(body=sent.body, headers=sent.headers)  # type: ignore[no-untyped-call]
+    return Request(message, app=app, task=run_job, decoded=True)
 
 
 def test_a_ring_that_lies_unheard_at_every_look_tells_that_the_worker_is_deaf() -> None:
