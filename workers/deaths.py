@@ -13,8 +13,11 @@ _OUT_OF_MEMORY = re.compile(r"memory allocation of \d+ bytes failed|std::bad_all
 """The last words of native code that aborts where memory runs out."""
 
 
-def death_of(code: int, relay: Relay, said: str) -> JobFailed:
-    """The failure of a job whose engine ended with `code`, negative for a signal's number, and `said` on its log."""
+def death_of(code: int, relay: Relay, said: str, memory: int) -> JobFailed:
+    """The failure of a job whose engine ended with `code`, negative for a signal's number, and `said` on its log.
+
+    `memory` is how many bytes it might take.
+    """
     if relay.error is not None:
         line = relay.error
         return JobFailed(line.code, line.message, line.blame, retryable=line.retryable)
@@ -23,7 +26,8 @@ def death_of(code: int, relay: Relay, said: str) -> JobFailed:
     if code == -signal.SIGXFSZ:
         return no_space()
     if code == -signal.SIGABRT and _OUT_OF_MEMORY.search(said):
-        return JobFailed("OUT_OF_MEMORY", "Memory ran out; lower batch_size or max_length.", "user")
+        bound = f"a job may take {memory >> 20} MiB here"
+        return JobFailed("OUT_OF_MEMORY", f"Memory ran out, {bound}; lower batch_size or max_length.", "user")
     if code == -signal.SIGKILL:
         return JobFailed(
             "ENGINE_KILLED", "The engine was killed; it may be out of memory.", "transient", retryable=True

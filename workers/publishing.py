@@ -7,14 +7,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from service.downloads import ARCHIVED_MANIFEST, MANIFEST, NETWORK_DIRECTORIES, job_archive
 from service.ids import new_id
 from service.intake import strict_json
 from service.jobs import Claim
+from service.schemas import EngineFacts, Measurement, VerdictLine
 from service.specs.findings import Findings
 from service.storage import Storage
 from service.storage.tar import TarLayout
@@ -34,6 +35,16 @@ MAX_RESULT_BYTES = 16 << 20
 MAX_FILES = 10_000
 _LONGEST_PATH = 400
 _PIECE = 1 << 20
+
+
+def _shown_as(view: type[BaseModel]) -> AfterValidator:
+    """Refuses what the API could not show: one such result would make its job unreadable, and every list of jobs."""
+
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        view.model_validate(value)
+        return value
+
+    return AfterValidator(check)
 
 
 class _Sizes(BaseModel):
@@ -68,18 +79,18 @@ class Result(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    verdict: list[dict[str, Any]]
+    verdict: list[Annotated[dict[str, Any], _shown_as(VerdictLine)]]
     passed: bool
-    before: dict[str, Any]
-    after: dict[str, Any]
+    before: Annotated[dict[str, Any], _shown_as(Measurement)]
+    after: Annotated[dict[str, Any], _shown_as(Measurement)]
     model: _Network
-    engine: dict[str, Any]
+    engine: Annotated[dict[str, Any], _shown_as(EngineFacts)]
 
 
 class Inspected(Findings):
     """The engine's `result.json` of an inspection."""
 
-    engine: dict[str, Any]
+    engine: Annotated[dict[str, Any], _shown_as(EngineFacts)]
 
 
 Form = TypeVar("Form", bound=BaseModel)

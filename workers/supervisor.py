@@ -27,7 +27,7 @@ from workers.deaths import death_of, no_sandbox, no_space
 from workers.lease import Halt, JobFailed, Lease, Reason
 from workers.publishing import Publication, artifact_prefix, publish
 from workers.relay import Lines, Relay
-from workers.sandbox import Engine, SandboxMissing, is_full, settle
+from workers.sandbox import Engine, SandboxMissing, is_full, memory_of, settle
 from workers.staging import Order, read_order, stage, work_folder
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class Supervisor:
             log.warning("Job %s reported %d malformed lines", lease.held.job_id, bad)
         if code != 0:
             log.warning("The engine of job %s ended with %d:\n%s", lease.held.job_id, code, engine.log())
-            raise death_of(code, relay, engine.log()) if engine.was_started else no_sandbox()
+            raise death_of(code, relay, engine.log(), memory_of(self._settings)) if engine.was_started else no_sandbox()
 
     def _start_engine(self, folder: Path, order: Order, lines: Lines) -> Engine:
         timeout = float(order.configuration["timeout"])

@@ -26,8 +26,9 @@ CPP = "terminate called after throwing an instance of 'std::bad_alloc'"
     ],
 )
 def test_each_death_has_its_code(code: int, said: str, told: str, blame: str, retryable: bool) -> None:
-    failure = death_of(code, Relay(), said)
+    failure = death_of(code, Relay(), said, 2 << 30)
     assert (failure.code, failure.blame, failure.retryable) == (told, blame, retryable)
+    assert ("2048 MiB" in str(failure)) is (told == "OUT_OF_MEMORY")
 
 
 def test_the_engines_own_words_come_first() -> None:
@@ -35,7 +36,7 @@ def test_the_engines_own_words_come_first() -> None:
     relay.feed(
         b'{"type": "error", "code": "NOT_FINITE", "message": "loss is NaN", "blame": "user", "retryable": false}'
     )
-    failure = death_of(-signal.SIGABRT, relay, RUST)
+    failure = death_of(-signal.SIGABRT, relay, RUST, 2 << 30)
     assert (failure.code, str(failure), failure.blame) == ("NOT_FINITE", "loss is NaN", "user")
 
 

@@ -22,11 +22,22 @@ from workers.staging import Order
 
 HELD = Claim("job_X", 2, "default", 1)
 ORDER = Order("pruned", "mdl_PARENT", {}, {}, ())
+SIDE: dict[str, Any] = {
+    "metrics": {},
+    "parameters": 1,
+    "nonzero_parameters": 1,
+    "size": 4,
+    "flops": None,
+    "peak_memory": None,
+    "latency": [],
+    "structure": {"layers": 1, "hidden_size": 2, "attention_heads": [1], "ffn_width": [2], "vocabulary": 3},
+}
+ENGINE: dict[str, Any] = {"device": "cpu", "peak_memory": None, "seconds": {}, "versions": {}}
 RESULT: dict[str, Any] = {
     "verdict": [],
     "passed": True,
-    "before": {},
-    "after": {},
+    "before": SIDE,
+    "after": SIDE,
     "model": {
         "directory": "huggingface",
         "family": "bert",
@@ -34,10 +45,10 @@ RESULT: dict[str, Any] = {
         "task": None,
         "parameters": 1,
         "dtype": "float32",
-        "structure": {"layers": 1, "hidden_size": 2, "attention_heads": [1], "ffn_width": [2], "vocabulary": 3},
+        "structure": SIDE["structure"],
         "facts": {},
     },
-    "engine": {},
+    "engine": ENGINE,
 }
 
 
@@ -137,9 +148,12 @@ def test_output_that_is_not_plain_files_is_refused(folder: Path, kind: str) -> N
         "[]",
         "{}",
         json.dumps({**RESULT, "passed": "yes"}),
-        json.dumps(RESULT).replace('"before": {}', '"before": {"size": NaN}'),
-        json.dumps({**RESULT, "after": {"x": "\0"}}),
-        json.dumps({**RESULT, "after": {"x": "\ud800"}}),
+        json.dumps({**RESULT, "before": {**SIDE, "size": float("nan")}}),
+        json.dumps({**RESULT, "after": {**SIDE, "x": "\0"}}),
+        json.dumps({**RESULT, "after": {**SIDE, "x": "\ud800"}}),
+        json.dumps({**RESULT, "after": {}}),
+        json.dumps({**RESULT, "verdict": [{}]}),
+        json.dumps({**RESULT, "engine": {}}),
         json.dumps({**RESULT, "model": {**RESULT["model"], "directory": "../.."}}),
         "[" * 100_000,
         " " * MAX_RESULT_BYTES + json.dumps(RESULT),

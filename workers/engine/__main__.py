@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def main() -> int:
         reporter = Reporter(lines)
         try:
             _run(arguments.folder, reporter, interruption)
-        except Exception as error:
+        except BaseException as error:  # what native code panics with is no Exception
             log.exception("the job failed")
             failure = classify(error)
             reporter.error(failure.code, failure.message, failure.blame, failure.retryable)
@@ -71,7 +72,7 @@ def _carry_out(order: dict[str, Any], folder: Path, reporter: Reporter, interrup
     return compress(folder, spec, reporter, threads, terms)
 
 
-def classify(error: Exception) -> EngineError:
+def classify(error: BaseException) -> EngineError:
     """What to tell of an exception: our own as it is, exhaustion by name, anything else without its words."""
     if isinstance(error, EngineError):
         return error
@@ -79,11 +80,22 @@ def classify(error: Exception) -> EngineError:
     if type(error).__name__ == "OutOfMemoryError":
         return EngineError("GPU_OUT_OF_MEMORY", "GPU memory ran out; lower batch_size or max_length", blame="user")
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return EngineError("OUT_OF_MEMORY", "memory ran out; lower batch_size or max_length", blame="user")
+        return EngineError("OUT_OF_MEMORY", f"memory ran out{_of_memory()}", blame="user")
+    # Of Rust libraries, by name as no module has it; those of weights read files that the door has checked.
+    if type(error).__name__ == "PanicException":
+        message = "the model's tokenizer gave up on a text; upload the model with one whose patterns are simple"
+        return EngineError("TOKENIZER_UNUSABLE", message, blame="user")
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if full or (isinstance(error, SafetensorError) and "os error 28" in str(error)):
         return EngineError("NO_SPACE", "the worker's disk is full", retryable=True, blame="transient")
     return EngineError("ENGINE_ERROR", "the engine met an error that it does not know; see the worker's log")
+
+
+def _of_memory() -> str:
+    """How much was taken of how much, where there is a limit, and what to do."""
+    taken, limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, resource.getrlimit(resource.RLIMIT_DATA)[0]
+    bound = "" if limit == resource.RLIM_INFINITY else f" of {limit >> 20} MiB"
+    return f", {taken} MiB{bound} were in use; lower batch_size or max_length"
 
 
 if __name__ == "__main__":

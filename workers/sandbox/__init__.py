@@ -8,7 +8,7 @@ environment and limits on what it takes.
 from workers.sandbox.bubblewrap import SandboxMissing
 from workers.sandbox.confinement import environment, level_of
 from workers.sandbox.engine import Engine
-from workers.sandbox.limits import is_full
+from workers.sandbox.limits import is_full, memory_of
 from workers.sandbox.selftest import settle
 
-__all__ = ["Engine", "SandboxMissing", "environment", "is_full", "level_of", "settle"]
+__all__ = ["Engine", "SandboxMissing", "environment", "is_full", "level_of", "memory_of", "settle"]

@@ -28,13 +28,18 @@ def limits_of(settings: Settings, folder: Path, timeout: float | None) -> Limits
         resource.RLIMIT_NPROC: _running() + _PROCESSES,
         resource.RLIMIT_FSIZE: shutil.disk_usage(folder).free,
         # Of data, not of addresses: CUDA reserves far more of these than there is memory.
-        resource.RLIMIT_DATA: settings.job_memory_bytes or memory_for_a_job(),
+        resource.RLIMIT_DATA: memory_of(settings),
     }
     if timeout is not None:
         # The supervisor watches the clock; this ends what it cannot see.
         seconds = math.ceil(timeout * len(os.sched_getaffinity(0)))
         limits[resource.RLIMIT_CPU] = (seconds, seconds + _CPU_SECONDS_TO_DIE)
     return limits
+
+
+def memory_of(settings: Settings) -> int:
+    """Bytes that one job process may take."""
+    return settings.job_memory_bytes or memory_for_a_job()
 
 
 def memory_for_a_job() -> int:

@@ -103,18 +103,23 @@ def test_cuda_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (caught.value.code, caught.value.blame) == ("DEVICE_NOT_AVAILABLE", "user")
 
 
+class PanicException(BaseException):
+    """What Rust's libraries raise; no module has the class itself."""
+
+
 @pytest.mark.parametrize(
     ("error", "code", "blame"),
     [
         (EngineError("DIVERGED", "lower learning_rate", blame="user"), "DIVERGED", "user"),
         (MemoryError(), "OUT_OF_MEMORY", "user"),
+        (PanicException("/secret/path"), "TOKENIZER_UNUSABLE", "user"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "OUT_OF_MEMORY", "user"),
         (OSError(errno.ENOSPC, "full"), "NO_SPACE", "transient"),
         (SafetensorError("I/O error: No space left on device (os error 28)"), "NO_SPACE", "transient"),
         (ValueError("/secret/path"), "ENGINE_ERROR", "service"),
     ],
 )
-def test_what_ends_a_job_has_a_name(error: Exception, code: str, blame: str) -> None:
+def test_what_ends_a_job_has_a_name(error: BaseException, code: str, blame: str) -> None:
     failure = classify(error)
     assert (failure.code, failure.blame) == (code, blame)
     assert "secret" not in failure.message
