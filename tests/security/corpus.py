@@ -253,6 +253,19 @@ def _one_file(name: str, pack: Callable[[Files], bytes]) -> Callable[[Path], byt
     return lambda _: pack({name: b"x"})
 
 
+def _nul_in_a_zip(_: Path) -> bytes:
+    return zipped(bert_files() | {"up_/../../up": b"x"}).replace(b"up_/../../up", b"up\0/../../up")
+
+
+def _nul_in_a_tar() -> bytes:
+    info = member("x", size=0)
+    info.pax_headers = {"path": "up\0/../../up"}
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(info)
+    return target.getvalue()
+
+
 PACKS: dict[str, Callable[[Files], bytes]] = {"tar": tar, "zip": zipped}
 NAMES = [
     *(
@@ -261,6 +274,8 @@ NAMES = [
         for kind, pack in PACKS.items()
     ),
     Hostile("not UTF-8", "ARCHIVE_NAME_REFUSED", lambda _: _raw_name(b"\xff\xfe")),
+    Hostile("NUL in a tar", "ARCHIVE_NAME_REFUSED", lambda _: _nul_in_a_tar()),
+    Hostile("NUL in a zip", "ARCHIVE_NAME_REFUSED", _nul_in_a_zip),
     Hostile("duplicate", "ARCHIVE_DUPLICATE", lambda _: tar(bert_files(), extra=[member("config.json")])),
     Hostile("duplicate by case", "ARCHIVE_DUPLICATE", lambda _: _with(**{"CONFIG.json": b""})),
     Hostile("duplicate by form", "ARCHIVE_DUPLICATE", lambda _: _with(**{"\u00e9": b"", "e\u0301": b""})),

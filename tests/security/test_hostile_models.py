@@ -130,6 +130,27 @@ def test_no_refusal_repeats_what_was_sent(shared_client: TestClient) -> None:
         assert canary not in answer.text
 
 
+def test_a_chat_template_that_is_a_program_stays_text(shared_client: TestClient, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    program = f"{{{{ cycler.__init__.__globals__.os.system('touch {marker}') }}}}{{{{ 'x' * 2000000000 }}}}"
+    config = json.dumps({"tokenizer_class": "BertTokenizer", "chat_template": program}).encode()
+    files = bert_files() | {"tokenizer_config.json": config, "chat_template.jinja": program.encode()}
+    model = post(shared_client, tar(files)).json()
+    kept = f"{MODELS}/{model['id']}/files"
+    assert shared_client.get(f"{kept}/tokenizer_config.json").json()["chat_template"] == program
+    assert shared_client.get(f"{kept}/chat_template.jinja").text == program
+    assert not marker.exists()
+    assert shared_client.delete(f"{MODELS}/{model['id']}").status_code == 204
+
+
+def test_graphs_and_images_beside_the_weights_are_dropped(shared_client: TestClient) -> None:
+    node = b"\x08\x07\x12\x04evil:\x10\n\x0e*\x03com.evil.op"
+    dropped = {"onnx/model.onnx": node, "model.onnx": node, "model.onnx_data": bytes(100), "logo.png": b"\x89PNG\r\n"}
+    model = post(shared_client, tar(bert_files() | dropped)).json()
+    assert not dropped.keys() & {file["path"] for file in model["files"]}
+    assert shared_client.delete(f"{MODELS}/{model['id']}").status_code == 204
+
+
 def test_keys_that_a_library_would_obey_are_dropped(shared_client: TestClient) -> None:
     hostile = {
         "_attn_implementation_internal": "evil/kernel",
