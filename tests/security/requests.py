@@ -128,6 +128,18 @@ INTERNAL = {
     "private": "https://10.0.0.1/",
     "shared": "https://100.64.0.1/",
     "multicast": "https://224.0.0.1/",
+    "as nothing": "https://0/",
+    "as any in IPv6": "https://[::]/",
+    "compatible": "https://[::127.0.0.1]/",
+    "mapped in hexadecimal": "https://[::ffff:7f00:1]/",
+    "through Teredo": "https://[2001:0:4136:e378:8000:63bf:80ff:fffe]/",
+    "through NAT64 of one's own": "https://[64:ff9b:1::7f00:1]/",
+    "of the link in IPv6": "https://[fe80::1]/",
+    "of a site in IPv6": "https://[fec0::1]/",
+    "metadata in decimal": "https://2852039166/",
+    "metadata of another cloud": "https://192.0.0.192/",
+    "for benchmarks": "https://198.18.0.1/",
+    "to everybody": "https://255.255.255.255/",
 }
 BAD_URLS = {
     "Unicode digits": "https://\u2460\u2461\u2466.\u24ea.\u24ea.\u2460/",
@@ -137,6 +149,8 @@ BAD_URLS = {
     "a line break": "https://example.com/\r\nX: y",
     "the port of mail": "https://example.com:25/",
     "an open bracket": "https://[::1",
+    "a zone": "https://[fe80::1%25eth0]/",
+    "dots of another script": "https://127\u30020\u30020\u30021/",
 }
 
 SOUND = {"path": "config.json", "size": 1, "sha256": "0" * 64}
