@@ -11,6 +11,9 @@ from tests.nemesis.state import State
 Row: TypeAlias = dict[str, Any]
 
 
+_ABOUT = {"job", "model", "dataset"}
+
+
 @dataclass(frozen=True)
 class Violation:
     """A promise that was not kept."""
@@ -41,6 +44,10 @@ class Evidence:
         self.attempts = self._of_jobs("attempts")
         self.events = self._of_jobs("events")
         self.artifacts = self._of_jobs("artifacts")
+        self._not_refused: dict[tuple[str, str], list[Operation]] = defaultdict(list)
+        for operation in self.operations:
+            for about in operation.asked.keys() & _ABOUT if operation.outcome != "fail" else ():
+                self._not_refused[operation.kind, operation.asked[about]].append(operation)
         self.sights: dict[str, list[Sight]] = defaultdict(list)
         for operation in self.operations:
             for job in operation.answer.get("jobs", []) if operation.ok else []:
@@ -56,9 +63,9 @@ class Evidence:
         """Requests of these kinds."""
         return (operation for operation in self.operations if operation.kind in kinds)
 
-    def may_have_happened(self, kind: str, **asked: str) -> list[Operation]:
-        """Requests of a kind about something that were not refused."""
-        return [one for one in self.of_kind(kind) if one.outcome != "fail" and one.asked | asked == one.asked]
+    def may_have_happened(self, kind: str, about: str) -> list[Operation]:
+        """Requests of a kind about a job, a model or a data set that were not refused."""
+        return self._not_refused.get((kind, about), [])
 
 
 Rule: TypeAlias = Callable[[Evidence], Iterator[str]]

@@ -7,7 +7,7 @@ from tests.nemesis.evidence import Evidence, Rule
 from tests.nemesis.history import Operation
 
 _TABLES = {"job": "jobs", "mdl": "models", "ds": "datasets"}
-_DELETES = {"job": ("delete job", "job"), "mdl": ("delete model", "model"), "ds": ("delete dataset", "dataset")}
+_DELETES = {"job": "delete job", "mdl": "delete model", "ds": "delete dataset"}
 _MAKING = {"job.create", "job.clone", "model.create", "dataset.create"}
 _READS = ("read", "events", "artifacts")
 
@@ -22,8 +22,7 @@ def lost_orders(evidence: Evidence) -> Iterator[str]:
 
 
 def _deletes(evidence: Evidence, id_: str) -> list[Operation]:
-    kind, name = _DELETES[id_.partition("_")[0]]
-    return evidence.may_have_happened(kind, **{name: id_})
+    return evidence.may_have_happened(_DELETES[id_.partition("_")[0]], id_)
 
 
 def missing_reads(evidence: Evidence) -> Iterator[str]:

@@ -168,7 +168,7 @@ def unasked_changes(evidence: Evidence) -> Iterator[str]:
     for id_ in evidence.jobs:
         types = {event["type"] for event in evidence.events[id_]}
         for type_, verb in _ASKED_FOR.items():
-            if type_ in types and not evidence.may_have_happened(verb, job=id_):
+            if type_ in types and not evidence.may_have_happened(verb, id_):
                 yield f"{id_}: {type_}, and nobody asked for {verb}"
 
 
