@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 PROGRESS_SECONDS = 0.5
+METRIC_SECONDS = 0.2
+"""How long points may lie here: sending each on its own would wake the supervisor for it and slow the steps down."""
 STEPS_SHARE = 0.65
 """Share of a job's progress that scoring, training and evaluation take; exports, checks and benchmark are the rest."""
 EARLIEST_FORECAST = 0.02
@@ -20,7 +22,7 @@ class Reporter:
         self._started = time.monotonic()
         self._phase: str | None = None
         self._phase_started = self._started
-        self._told = 0.0
+        self._told = self._flushed = 0.0
         self._step = 0
         self._fraction = 0.0
         self.total_steps = 1
@@ -31,7 +33,11 @@ class Reporter:
 
     def _write(self, **line: Any) -> None:
         self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+        self._flush(time.monotonic())
+
+    def _flush(self, now: float) -> None:
         self._lines.flush()
+        self._flushed = now
 
     def phase(self, name: str | None) -> None:
         """A new phase begins; None ends the last one."""
@@ -77,10 +83,12 @@ class Reporter:
         )
 
     def metric(self, name: str, step: int, value: float) -> None:
-        """One point of a curve; a value that is not finite becomes null."""
+        """One point of a curve, sent a little later; a value that is not finite becomes null."""
         finite = value if math.isfinite(value) else None
         self.curves.setdefault(name, []).append({"step": step, "value": finite})
-        self._write(type="metric", name=name, step=step, value=finite)
+        self._lines.write(json.dumps({"type": "metric", "name": name, "step": step, "value": finite}) + "\n")
+        if (now := time.monotonic()) - self._flushed >= METRIC_SECONDS:
+            self._flush(now)
 
     def event(self, event: str, message: str, level: str = "info", **data: Any) -> None:
         """Something worth telling."""

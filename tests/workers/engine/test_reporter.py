@@ -80,3 +80,23 @@ def test_what_is_not_finite_becomes_null() -> None:
     assert [line["type"] for line in found[3:]] == ["warning", "event", "error"]
     assert reporter.curves["finetuning/loss"][1] == {"step": 1, "value": None}
     assert reporter.warnings == [{"code": "INPUT_TRUNCATED", "message": "two lines\nof text"}]
+
+
+def test_points_are_sent_together_and_before_whatever_comes_next(clock: Clock) -> None:
+    class Pipe(io.StringIO):
+        sent = ""
+
+        def flush(self) -> None:
+            self.sent = self.getvalue()
+
+    pipe = Pipe()
+    reporter = Reporter(pipe)
+    reporter.metric("loss", 0, 1.0)
+    for step in range(1, 5):
+        clock.now += 0.06
+        reporter.metric("loss", step, 1.0)
+        assert len(pipe.sent.splitlines()) == (1 if step < 4 else 5)
+    reporter.metric("loss", 5, 1.0)
+    assert len(pipe.sent.splitlines()) == 5
+    reporter.checkpoint("1")
+    assert [json.loads(line)["type"] for line in pipe.sent.splitlines()] == ["metric"] * 6 + ["checkpoint"]
