@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.nemesis import checker, history, report, state
 
 _SETTLE_SECONDS = {"short": 120.0, "production": 300.0}
+_PAUSES = {"short": (1.0, 12.0), "production": (5.0, 30.0)}
+_TRAINED_SHARE = 0.1
 
 
 def main() -> int:
@@ -23,7 +25,8 @@ def main() -> int:
 
     folder = given.out or Path(tempfile.mkdtemp(prefix="secateur-nemesis-"))
     seed = random.randrange(1 << 31) if given.seed is None else given.seed
-    order = Order(given.minutes * 60, seed, given.leases, folder, _SETTLE_SECONDS[given.leases], trained_share=0.2)
+    pauses, settle = _PAUSES[given.leases], _SETTLE_SECONDS[given.leases]
+    order = Order(given.minutes * 60, seed, given.leases, folder, pauses, settle, _TRAINED_SHARE)
     verdict = run(order)
     print("\n".join(verdict.table))
     quiet = "never" if verdict.settled is None else f"after {verdict.settled:.0f} s"

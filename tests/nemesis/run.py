@@ -27,9 +27,6 @@ from tests.nemesis.workload import Client
 from tests.servers import postgresql, valkey
 from tests.service.webhooks.receiver import Behaviour, Receiver, hang, receiver, reset, status
 
-PAUSES = {"short": (0.5, 6.0), "production": (5.0, 30.0)}
-"""Seconds between faults, at least and at most."""
-
 _TELL_SECONDS = 10.0
 _IDLE_SHARE, _MOST_IDLE = 0.15, 20.0
 _REACHABLE_SECONDS = 3.0
@@ -38,12 +35,13 @@ _TURN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Order:
-    """What to run; `settle` bounds the wait for the service to become quiet, in seconds."""
+    """What to run: `pauses` bound the time between faults and `settle` the wait for a quiet service, in seconds."""
 
     seconds: float
     seed: int
     leases: str
     folder: Path
+    pauses: tuple[float, float]
     settle: float
     trained_share: float
 
@@ -63,7 +61,7 @@ class Verdict:
 def run(order: Order) -> Verdict:
     """Start everything, let it be broken, heal it, judge what is left in `folder`."""
     order.folder.mkdir(parents=True, exist_ok=True)
-    digest = plan.digest(order.seed, PAUSES[order.leases])
+    digest = plan.digest(order.seed, order.pauses)
     print(f"seed {order.seed}, plan {digest}, {order.leases} leases, {order.seconds:g} s", flush=True)
     with ExitStack() as stack:
         servers = stack.enter_context(postgresql()), stack.enter_context(valkey())
@@ -142,7 +140,7 @@ def _strike(order: Order, nemesis: Nemesis, clients: list[Client]) -> None:
     """Break one thing after the other until the time is over; shortly before nothing new is ordered any more."""
     until = time.monotonic() + order.seconds
     idle = until - min(order.seconds * _IDLE_SHARE, _MOST_IDLE)
-    for fault in plan.faults(order.seed, PAUSES[order.leases]):
+    for fault in plan.faults(order.seed, order.pauses):
         nemesis.wait(min(fault.pause, until - time.monotonic()))
         if time.monotonic() >= until:
             return

@@ -17,7 +17,7 @@ from tests.nemesis.caller import Caller
 from tests.nemesis.plan import Step, steps
 
 CHUNK = 64 << 10
-MOST_UNFINISHED = 5
+MOST_UNFINISHED = 4
 MAKES = {"submit", "clone", "retry", "resume", "push_model", "push_dataset"}
 _TRIES = 4
 _TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
