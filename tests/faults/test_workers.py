@@ -1,11 +1,8 @@
 """Workers that die, are stopped for longer than their lease, are rung for too often or are started twice."""
 
-import signal
-from collections.abc import Callable
 from typing import Any
 
 import psutil
-import pytest
 from sqlalchemy import select
 
 from service.broker import Broker
@@ -47,49 +44,61 @@ def test_nothing_below_a_worker_outlives_it(scripted: Site) -> None:
     assert scripted.ended(job_id)["status"] == "cancelled"
 
 
-def is_training(site: Site, job_id: str) -> bool:
-    """Whether a checkpoint has been stored of the job that a worker has."""
-    return site.saved(job_id) > 0
-
-
 def is_publishing(site: Site, job_id: str) -> bool:
     """Whether the first of its files is in storage, and the large one is not."""
     names = {key.split("/", 3)[-1] for key in site.stored(job_id)}
     return "huggingface/config.json" in names and "padding" not in names
 
 
-@pytest.mark.parametrize("moment", [is_training, is_publishing])
-def test_a_worker_that_wakes_after_its_lease_changes_nothing(
-    scripted: Site, moment: Callable[[Site, str], bool]
-) -> None:
-    steps = "300" if moment is is_training else "1"
-    job_id = scripted.script("train", steps=steps, padding=str(512 << 20))
-    wait_for(lambda: moment(scripted, job_id))
-    assert scripted.live.worker is not None
-    pid = scripted.live.worker.pid
-    stopped = tree(pid)
+def stop(site: Site) -> list[psutil.Process]:
+    """SIGSTOP the worker and all below it, and start another one."""
+    assert site.live.worker is not None
+    stopped = tree(site.live.worker.pid)
     for process in stopped:
-        process.send_signal(signal.SIGSTOP)
-    other = scripted.live.add_worker()
+        process.suspend()
+    site.live.add_worker()
+    return stopped
+
+
+def wake(site: Site, job_id: str, stopped: list[psutil.Process]) -> None:
+    """SIGCONT, and wait until the worker has dropped the job."""
+    for process in stopped:
+        process.resume()
+    folder = site.live.settings.scratch / "jobs" / f"{job_id}-1"
+    wait_for(lambda: not folder.exists() and not engines_below(stopped[0].pid))
+
+
+def assert_serves(site: Site) -> None:
+    """The site's own worker takes the next job."""
+    site.live.leave_one()
+    assert site.live.worker is not None
+    job_id = site.script("succeed")
+    site.assert_one_result(job_id, ["succeeded"])
+    (attempt,) = site.job(job_id)["attempts"]
+    assert attempt["worker"].endswith(f":{site.live.worker.pid}")
+
+
+def test_a_worker_that_wakes_while_another_has_its_job_leaves_it_alone(scripted: Site) -> None:
+    job_id = scripted.script("train", steps="400")
+    wait_for(lambda: scripted.saved(job_id) > 0)
+    stopped = stop(scripted)
+    scripted.live.wait_for(lambda: len(scripted.job(job_id)["attempts"]) == 2, "another attempt")
+    wake(scripted, job_id, stopped)
+    assert scripted.outcomes(job_id) == ["worker_lost", None]
+    scripted.assert_one_result(job_id, ["worker_lost", "succeeded"])
+    assert events(scripted, job_id).count("job.requeued") == 1
+    assert_serves(scripted)
+
+
+def test_a_worker_that_wakes_after_the_end_changes_nothing_and_drops_what_it_made(scripted: Site) -> None:
+    job_id = scripted.script("train", steps="1", padding=str(512 << 20))
+    wait_for(lambda: is_publishing(scripted, job_id))
+    stopped = stop(scripted)
     scripted.assert_one_result(job_id, ["worker_lost", "succeeded"])
     at_end = kept(scripted, job_id)
-    for process in stopped:
-        process.send_signal(signal.SIGCONT)
-    next_id = scripted.script("succeed")
-    scripted.assert_one_result(next_id, ["succeeded"])
-    wait_for(lambda: not engines_below(pid) and not work_folders(scripted, job_id))
+    wake(scripted, job_id, stopped)
+    assert_serves(scripted)
     assert kept(scripted, job_id) == at_end
-    scripted.live.leave_one()
-    assert gone(other.pid)
-    last_id = scripted.script("succeed")
-    scripted.assert_one_result(last_id, ["succeeded"])
-    (attempt,) = scripted.job(last_id)["attempts"]
-    assert attempt["worker"].endswith(f":{pid}")
-
-
-def work_folders(site: Site, job_id: str) -> list[Any]:
-    """What attempts at a job have in the scratch folder."""
-    return list((site.live.settings.scratch / "jobs").glob(f"{job_id}-*"))
 
 
 def test_rings_that_come_ten_times_to_two_workers_run_each_job_once(scripted: Site) -> None:
