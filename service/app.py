@@ -40,6 +40,7 @@ from service.routes import (
     uploads,
     webhooks,
 )
+from service.scrub import Scrubber
 from service.storage import open_storage
 from service.webhooks.addresses import Addresses
 from service.webhooks.sender import Sender
@@ -110,11 +111,14 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
         await run_in_threadpool(_open, state, settings)
         reconciler = Reconciler(settings, state.database, state.broker, state.key_use)
         sender = Sender(settings, state.database, state.addresses)
+        scrubber = Scrubber(settings, state.database, lambda: state.telemetry.damaged("scrub"))
         reconciler.start()
         sender.start()
+        scrubber.start()
         try:
             yield
         finally:
+            await run_in_threadpool(scrubber.stop)
             await run_in_threadpool(sender.stop)
             await run_in_threadpool(reconciler.stop)
             state.broker.close()

@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     )
 
     lease_seconds: float = Field(30.0, description="a running job whose lease ran out is given to another worker")
+    scrub_bytes_per_second: int | None = Field(
+        None,
+        ge=0,
+        description="how fast stored files are read through to find damage; 0: never. Default: 8 MiB in a folder, 0 in "
+        "an object store, which looks after its own",
+    )
     heartbeat_seconds: float = Field(2.0, description="how often a worker renews its lease and looks for a cancel")
     reconcile_seconds: float = Field(10.0, description="how often lost jobs are looked for")
     deaf_seconds: float = Field(
@@ -137,6 +143,13 @@ class Settings(BaseSettings):
     def storage(self) -> str:
         """URL of the storage."""
         return self.storage_url or f"file://{self.data_dir.absolute() / 'storage'}"
+
+    @property
+    def scrub_rate(self) -> int:
+        """Bytes a second at which stored files are read through; 0 is never."""
+        if self.scrub_bytes_per_second is not None:
+            return self.scrub_bytes_per_second
+        return 8 << 20 if self.storage.startswith("file:") else 0
 
     @property
     def scratch(self) -> Path:

@@ -1,5 +1,6 @@
 """What an engine made becomes artifacts and a model: bytes into storage first, then rows."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -107,13 +108,18 @@ class Publication:
 
 
 def read_result(folder: Path, form: type[Form]) -> Form:
-    """The result that the engine left, `Result` or `Inspected`. Raises `JobFailed` when it is missing or malformed."""
+    """The result that the engine left, `Result` or `Inspected`.
+
+    Raises `JobFailed` when it is missing or malformed, `OSError` when the disk cannot read it.
+    """
     try:
         file = folder / "result.json"
         if file.is_symlink() or file.stat().st_size > MAX_RESULT_BYTES:
             raise ValueError
         return form.model_validate(strict_json.loads(file.read_bytes()))
-    except (OSError, ValueError):  # so are JsonRefused and pydantic's ValidationError
+    except (OSError, ValueError) as error:  # so are JsonRefused and pydantic's ValidationError
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            raise
         raise JobFailed("ENGINE_ERROR", "The engine ended without a complete result.") from None
 
 

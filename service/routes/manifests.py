@@ -20,7 +20,7 @@ from service.intake import partial, uploads
 from service.intake.limits import limits_of
 from service.intake.manifest import Manifest, read_manifest
 from service.intake.models import store
-from service.intake.scratch import full_disk_is_no_space, upload_folder
+from service.intake.scratch import DiskFailed, disk_errors, upload_folder
 from service.model_view import ModelView, find_model, show, show_uploading
 from service.problems import responses
 from service.quotas import check_room
@@ -63,7 +63,7 @@ def _check_disk(settings: Settings, manifest: Manifest, known: dict[uploads.Cont
 def _folder_for(scratch: Path, model: Model) -> Iterator[Path]:
     """The folder of a new model's uploads; gone again unless a row was stored for it."""
     folder = partial.folder_of(scratch, model.id)
-    with full_disk_is_no_space():
+    with disk_errors():
         folder.mkdir(parents=True)
         try:
             yield folder
@@ -122,19 +122,20 @@ def complete_model(
 ) -> Any:
     """Verifies every digest, then checks the model as if it had come as an archive: it is `ready`, or `invalid`.
 
-    May be repeated: a model that is ready is answered again, and the refusal of an invalid one, too.
+    May be repeated: a model that is ready is answered again, and the refusal of an invalid one, too. Where the disk
+    failed (500 STORAGE_ERROR), all files are to be sent again first.
     """
     with database.session_scope(read_only=True) as session:
         model = find_model(session, principal.tenant, model_id)
     if model.state != "uploading":
         return _ended(model)
-    with partial.alone(settings.scratch, model_id):
+    with disk_errors(), partial.alone(settings.scratch, model_id):
         with database.session_scope(read_only=True) as session:
             model = find_model(session, principal.tenant, model_id)
             rows = uploads.uploads_of(session, model_id)
         if model.state == "uploading":
             uploads.check_whole(settings.scratch, rows)
-            _complete(database, storage, settings, model, rows)
+            _complete_or_drop(database, storage, settings, model, rows)
             with database.session_scope(read_only=True) as session:
                 model = find_model(session, principal.tenant, model_id)
         partial.remove(settings.scratch, model_id)
@@ -147,6 +148,20 @@ def _ended(model: Model) -> ModelView:
         kind = BadRequest if problem["status"] == BadRequest.status else Invalid
         raise kind(problem["detail"], code=problem["code"])
     return show(model)
+
+
+def _complete_or_drop(
+    database: Database, storage: Storage, settings: Settings, model: Model, rows: list[Upload]
+) -> None:
+    """Complete a model; where the disk fails, all that was sent is dropped.
+
+    The system tells a file once that its bytes did not reach the disk: flushed again, it would seem to be kept.
+    """
+    try:
+        _complete(database, storage, settings, model, rows)
+    except DiskFailed:
+        partial.remove(settings.scratch, model.id)
+        raise
 
 
 def _complete(database: Database, storage: Storage, settings: Settings, model: Model, rows: list[Upload]) -> None:

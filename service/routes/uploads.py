@@ -35,7 +35,7 @@ from service.intake.body import Pipe, receive
 from service.intake.limits import limits_of
 from service.intake.names import member_name
 from service.intake.partial import ALGORITHMS, Checksum
-from service.intake.scratch import full_disk_is_no_space
+from service.intake.scratch import disk_errors
 from service.job_view import base_url
 from service.model_view import find_model, upload_url
 from service.problems import responses
@@ -166,7 +166,7 @@ async def append_chunk(
     limits = replace(limits, total=max(0, upload.size - offset), by_disk=False)
 
     def write(pipe: Pipe) -> tuple[int, datetime]:
-        with partial.writing(settings.scratch, upload.model_id, upload.id) as file, full_disk_is_no_space():
+        with disk_errors(), partial.writing(settings.scratch, upload.model_id, upload.id) as file:
             if file.offset != offset:
                 detail = "The chunk begins elsewhere than what is here ends; HEAD says where."
                 raise Conflict(detail, code="OFFSET_MISMATCH", headers={"Upload-Offset": str(file.offset)})

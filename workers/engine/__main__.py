@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import re
 import resource
 import sys
 from pathlib import Path
@@ -85,10 +86,19 @@ def classify(error: BaseException) -> EngineError:
     if type(error).__name__ == "PanicException":
         message = "the model's tokenizer gave up on a text; upload the model with one whose patterns are simple"
         return EngineError("TOKENIZER_UNUSABLE", message, blame="user")
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if full or (isinstance(error, SafetensorError) and "os error 28" in str(error)):
+    if (fault := _errno(error)) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return EngineError("NO_SPACE", "the worker's disk is full", retryable=True, blame="transient")
+    if fault == errno.EIO:
+        return EngineError("STORAGE_ERROR", "the worker's disk failed", retryable=True, blame="transient")
     return EngineError("ENGINE_ERROR", "the engine met an error that it does not know; see the worker's log")
+
+
+def _errno(error: BaseException) -> int | None:
+    """The system's number of an error; safetensors has it in its words alone."""
+    if isinstance(error, SafetensorError):
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        return int(told[1]) if told else None
+    return error.errno if isinstance(error, OSError) else None
 
 
 def _of_memory() -> str:

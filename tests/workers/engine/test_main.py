@@ -116,6 +116,9 @@ class PanicException(BaseException):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "OUT_OF_MEMORY", "user"),
         (OSError(errno.ENOSPC, "full"), "NO_SPACE", "transient"),
         (SafetensorError("I/O error: No space left on device (os error 28)"), "NO_SPACE", "transient"),
+        (SafetensorError("I/O error: Disk quota exceeded (os error 122)"), "NO_SPACE", "transient"),
+        (OSError(errno.EIO, "broken"), "STORAGE_ERROR", "transient"),
+        (SafetensorError("I/O error: Input/output error (os error 5)"), "STORAGE_ERROR", "transient"),
         (ValueError("/secret/path"), "ENGINE_ERROR", "service"),
     ],
 )

@@ -1,0 +1,173 @@
+"""Uploads whose process dies or whose disk fails at any call: what was sent is there whole, or not at all."""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.config import Settings
+from service.db import Database
+from service.tables import Dataset, Model
+from tests.faults import stores
+from tests.faults.calls import TAKES_ROOM, counted, fails_at, full_from, killed_at
+from tests.uploads import bert_files, tar
+
+FILES = bert_files()
+ROWS = {"train": b'{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n', "test": b'{"text": "c", "label": 0}\n'}
+KINDS = ("archive", "dataset", "manifest", "chunk", "completion")
+CHUNK = {"Content-Type": "application/offset+octet-stream", "Tus-Resumable": "1.0.0"}
+
+
+@contextmanager
+def api(settings: Settings, api_key: str) -> Iterator[TestClient]:
+    """The application without its background threads, whose calls would be counted, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("service.reconciler.Reconciler", "service.webhooks.sender.Sender"):
+            patch.setattr(f"{name}.start", lambda self: None)
+            patch.setattr(f"{name}.stop", lambda self: None)
+        headers = {"Authorization": f"Bearer {api_key}"}
+        app = create_app(settings)
+        with TestClient(app, "http://127.0.0.1:8400", raise_server_exceptions=False, headers=headers) as client:
+            yield client
+
+
+def begin(client: TestClient) -> Any:
+    """Announce the model's files."""
+    files = [{"path": path, "size": len(data), "sha256": sha256(data).hexdigest()} for path, data in FILES.items()]
+    return client.post("/v1/models", json={"name": "tiny", "files": files})
+
+
+def send(client: TestClient) -> Any:
+    """Send what is missing of the weights."""
+    (model,) = client.get("/v1/models").json()["data"]
+    uploads = client.get(f"/v1/models/{model['id']}").json()["uploads"]
+    return next(_send(client, upload) for upload in uploads if upload["path"] == "model.safetensors")
+
+
+def _send(client: TestClient, upload: dict[str, Any]) -> Any:
+    url, data = upload["upload_url"], FILES[upload["path"]]
+    offset = int(client.head(url, headers=CHUNK).headers["Upload-Offset"])
+    return client.patch(url, content=data[offset:], headers=CHUNK | {"Upload-Offset": str(offset)})
+
+
+def complete(client: TestClient) -> Any:
+    """Ask for the model to be checked and stored."""
+    (model,) = client.get("/v1/models").json()["data"]
+    return client.post(f"/v1/models/{model['id']}/complete")
+
+
+ASK: dict[str, Callable[[TestClient], Any]] = {
+    "archive": lambda client: client.post(
+        "/v1/models?name=tiny", content=tar(FILES), headers={"Content-Type": "application/x-tar"}
+    ),
+    "dataset": lambda client: client.post(
+        "/v1/datasets?name=d&task=text-classification",
+        files={split: (f"{split}.jsonl", rows) for split, rows in ROWS.items()},
+    ),
+    "manifest": begin,
+    "chunk": send,
+    "completion": complete,
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """What is asked for."""
+    return str(request.param)
+
+
+@pytest.fixture
+def base(settings: Settings, api_key: str, kind: str) -> Settings:
+    """A service that is ready for it."""
+    with api(settings, api_key) as client:
+        if kind in ("chunk", "completion"):
+            uploads = begin(client).json()["uploads"]
+            if kind == "completion":
+                assert [_send(client, upload).status_code for upload in uploads] == [204] * len(FILES)
+    return settings
+
+
+def asking(settings: Settings, api_key: str, kind: str) -> Callable[[], object]:
+    """An API process that is about to be asked."""
+    opened = api(settings, api_key)
+    client = opened.__enter__()
+    url = ASK[kind]
+    return lambda: url(client)
+
+
+def made(database: Database) -> int:
+    """How many models and data sets are there for anybody to use."""
+    with database.session_scope(read_only=True) as session:
+        models = select(Model.id).where(Model.state == "ready")
+        return len(list(session.scalars(models))) + len(list(session.scalars(select(Dataset.id))))
+
+
+def assert_comes_through(settings: Settings, api_key: str, kind: str) -> None:
+    """Asked again, it is there, whole; nothing is left of what failed."""
+    with api(settings, api_key) as client, stores.opened(settings) as database:
+        stores.assert_whole(database, settings)
+        answer = ASK[kind](client)
+        if kind == "completion" and answer.status_code == 409:  # what a broken disk had kept was dropped
+            assert answer.json()["code"] == "UPLOAD_INCOMPLETE"
+            (model,) = client.get("/v1/models").json()["data"]
+            for upload in client.get(f"/v1/models/{model['id']}").json()["uploads"]:
+                assert _send(client, upload).status_code == 204
+            answer = complete(client)
+        assert answer.status_code in (200, 201, 204), answer.text
+        stores.assert_whole(database, settings)
+        if kind in ("archive", "dataset", "completion"):
+            assert made(database) in (1, 2)
+        if kind in ("manifest", "chunk"):
+            drop(client)
+        stores.assert_swept(database, settings)
+
+
+def drop(client: TestClient) -> None:
+    """Give unfinished models up, so that nothing may be left."""
+    for model in client.get("/v1/models").json()["data"]:
+        assert client.delete(f"/v1/models/{model['id']}").status_code == 204
+
+
+def test_a_kill_at_any_call_of_an_upload_leaves_all_or_nothing(
+    base: Settings, api_key: str, kind: str, tmp_path: Path
+) -> None:
+    number, died = 0, True
+    while died:
+        number += 1
+        settings = stores.copied(base, tmp_path / f"killed-{number}")
+        died = killed_at(number, settings.data_dir, asking, settings, api_key, kind)
+        assert_comes_through(settings, api_key, kind)
+    assert number > (25 if kind in ("archive", "completion") else 6)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_at_any_call_of_an_upload_is_told(
+    base: Settings, api_key: str, kind: str, tmp_path: Path, code: int
+) -> None:
+    whole = stores.copied(base, tmp_path / "whole")
+    with api(whole, api_key) as client, counted(whole.data_dir) as calls:
+        assert ASK[kind](client).status_code in (200, 201, 204)
+    full = code == errno.ENOSPC
+    refused = [call for call in calls.made if call.name != "commit" and (call.name in TAKES_ROOM or not full)]
+    assert refused
+    for call in refused:
+        settings = stores.copied(base, tmp_path / f"failed-{call.number}")
+        fault = full_from(call.number) if full else fails_at(call.number, code)
+        with api(settings, api_key) as client, stores.opened(settings) as database:
+            with counted(settings.data_dir, fault):
+                answer = ASK[kind](client)
+            if answer.status_code >= 400:
+                told = (507, "NO_SPACE") if full else (500, "STORAGE_ERROR")
+                assert (answer.status_code, answer.json()["code"]) == told, call
+                assert made(database) == 0
+            else:
+                assert call.name in ("unlink", "rmdir", "mkdir"), call  # a folder that is there need not be made
+            assert client.get("/v1/models").status_code == 200
+        assert_comes_through(settings, api_key, kind)
