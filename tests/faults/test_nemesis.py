@@ -10,7 +10,7 @@ from tests.nemesis.run import Order, run
 
 SECONDS = 45.0
 PAUSES = (0.5, 6.0)
-SETTLE_SECONDS = {"short": 90.0, "production": 300.0}
+SETTLE_SECONDS = {"short": 150.0, "production": 300.0}
 TRAINED_SHARE = 0.04
 SEED = 2560
 """Draws every kind of fault."""
@@ -28,7 +28,7 @@ def test_the_minute_breaks_everything() -> None:
 def test_every_promise_holds_while_everything_breaks(leases: str, tmp_path: Path) -> None:
     verdict = run(Order(SECONDS, SEED, leases, tmp_path, PAUSES, SETTLE_SECONDS[leases], TRAINED_SHARE))
     print("\n".join(verdict.table))
-    assert verdict.violations == []
+    assert verdict.violations == [], f"history in {tmp_path}"
     assert verdict.settled is not None, f"not quiet after {SETTLE_SECONDS[leases]} s"
     counts = verdict.counts
     assert counts["acknowledged"] > 10 and counts["succeeded"] > 3 and counts["broken"] > 3, counts

@@ -17,9 +17,11 @@ from tests.nemesis.caller import Caller
 from tests.nemesis.plan import Step, steps
 
 CHUNK = 64 << 10
+PIECE = 1 << 10
 MOST_UNFINISHED = 4
 MAKES = {"submit", "clone", "retry", "resume", "push_model", "push_dataset"}
 _TRIES = 4
+_TWICE = 0.7
 _TUS = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
 
 
@@ -207,7 +209,8 @@ class Client(threading.Thread):
         files = orders.model_files(name)
         if step.way < 0.3:
             body = {"content": uploads.tar(files), "headers": {"Content-Type": "application/x-tar"}}
-            self._upload("order", f"/v1/models?name={name.replace('/', '-')}", name, body, self._book.models)
+            for known in (self._book.models, None)[: 1 + (step.pick > _TWICE)]:
+                self._upload("order", f"/v1/models?name={name.replace('/', '-')}", name, body, known)
             return
         body = {"json": orders.manifest(name, files)}
         answer = self._upload("order", "/v1/models", name, body, None)
@@ -220,9 +223,9 @@ class Client(threading.Thread):
     def _upload(
         self, kind: str, path: str, name: str, request: dict[str, Any], known: list[str] | None
     ) -> httpx.Response | None:
-        headers = {**request.pop("headers", {}), "Idempotency-Key": name}
+        sent = request | {"headers": {**request.get("headers", {}), "Idempotency-Key": name}}
         for _ in range(_TRIES):
-            answer: httpx.Response | None = self._call(kind, "POST", path, {"key": name}, headers=headers, **request)
+            answer: httpx.Response | None = self._call(kind, "POST", path, {"key": name}, **sent)
             if answer is not None and answer.is_success:
                 if known is not None:
                     known.append(answer.json()["id"])
@@ -260,10 +263,13 @@ class Client(threading.Thread):
         return False
 
     def _push_dataset(self, step: Step) -> None:
+        """Send one in pieces whose number is not told beforehand, sometimes twice."""
         name = self._new_name()
         content, kind = orders.dataset(name)
         path = f"/v1/datasets?name={name.replace('/', '-')}&task=text-classification"
-        self._upload("order", path, name, {"content": content, "headers": {"Content-Type": kind}}, self._book.datasets)
+        pieces = [content[start : start + PIECE] for start in range(0, len(content), PIECE)]
+        for known in (self._book.datasets, None)[: 1 + (step.pick > _TWICE)]:
+            self._upload("order", path, name, {"content": pieces, "headers": {"Content-Type": kind}}, known)
 
     def _delete_model(self, step: Step) -> None:
         self._drop("model", self._book.models, step)
