@@ -1,6 +1,8 @@
-"""Uploads whose process dies or whose disk fails at any call: what was sent is there whole, or not at all."""
+"""Uploads whose process dies, and uploads and engines whose disk fails at any call: all is there whole, or nothing."""
 
 import errno
+import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -14,10 +16,14 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.config import Settings
 from service.db import Database
+from service.specs import JobSpec
 from service.tables import Dataset, Model
 from tests.faults import stores
 from tests.faults.calls import TAKES_ROOM, counted, fails_at, full_from, killed_at
 from tests.uploads import bert_files, tar
+from workers.engine import __main__ as engine
+from workers.engine.interruption import Interruption
+from workers.engine.reporter import Reporter
 
 FILES = bert_files()
 ROWS = {"train": b'{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n', "test": b'{"text": "c", "label": 0}\n'}
@@ -171,3 +177,57 @@ def test_a_disk_that_fails_at_any_call_of_an_upload_is_told(
                 assert call.name in ("unlink", "rmdir", "mkdir"), call  # a folder that is there need not be made
             assert client.get("/v1/models").status_code == 200
         assert_comes_through(settings, api_key, kind)
+
+
+def engine_folder(folder: Path) -> Path:
+    """The folder of a job that goes from file to file, before its engine begins."""
+    model = folder / "in/model"
+    model.mkdir(parents=True)
+    (folder / "out").mkdir()
+    (folder / "scratch").mkdir()
+    for name, data in FILES.items():
+        (model / name).write_bytes(data)
+    cut = {"structure": "weights", "ratio": 0.5, "criterion": {"kind": "magnitude"}}
+    spec = JobSpec.model_validate(
+        {
+            "name": "streamed",
+            "model_id": "mdl_" + "0" * 26,
+            "task": "text-classification",
+            "pruning": {"cuts": [cut]},
+            "benchmark": None,
+        }
+    )
+    known = {
+        "family": "bert",
+        "architecture": "BertForSequenceClassification",
+        "task": "text-classification",
+        "parameters": 1000,
+        "dtype": "float32",
+        "structure": {"layers": 2, "hidden_size": 8, "attention_heads": [], "ffn_width": [], "vocabulary": 20},
+        "facts": {"uniform": True, "labels": ["no", "yes"], "max_length": 32, "has_head": True, "has_tokenizer": True},
+    }
+    order = {"configuration": spec.model_dump(mode="json"), "model": known, "max_threads": 1}
+    (folder / "order.json").write_text(json.dumps(order))
+    return folder
+
+
+@pytest.mark.parametrize(("code", "name"), [(errno.ENOSPC, "NO_SPACE"), (errno.EIO, "STORAGE_ERROR")])
+def test_a_disk_that_fails_at_any_call_of_an_engine_has_a_name(tmp_path: Path, code: int, name: str) -> None:
+    whole = engine_folder(tmp_path / "whole")
+    with counted(whole) as calls:
+        engine._run(whole, Reporter(io.StringIO()), Interruption())
+    assert (whole / "result.json").exists()
+    full = code == errno.ENOSPC
+    refused = [call for call in calls.made if call.name in TAKES_ROOM or not full]
+    assert len(refused) > 20
+    for call in refused:
+        folder = engine_folder(tmp_path / f"failed-{call.number}")
+        with counted(folder, full_from(call.number) if full else fails_at(call.number, code)):
+            try:
+                engine._run(folder, Reporter(io.StringIO()), Interruption())
+            except Exception as error:
+                failure = engine.classify(error)
+                assert (failure.code, failure.retryable, failure.blame) == (name, True, "transient"), (call, error)
+                assert not (folder / "result.json").exists()
+            else:  # what cannot be sent from file to file is read and written
+                assert call.name in ("unlink", "rmdir", "mkdir", "sendfile"), call

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -44,17 +45,17 @@ def publish(app: FastAPI, folder: Path, tenant: str = TENANT, status: str = "suc
         an_artifact(job, path, content, hashlib.sha256(content).hexdigest(), f"artifacts/{job.id}/1/{path}")
         for path, content in FILES.items()
     ]
-    named = job_archive(artifacts)
-    keys = {name: artifact.key for name, artifact in named}
-    layout = TarLayout([(name, artifact.size) for name, artifact in named])
-    archive = {"size": layout.size, "sha256": layout.sha256(lambda name: storage.open(keys[name]))}
+    archive = _archive(app, job_archive(artifacts))
     own = [artifact for artifact in artifacts if artifact.path.startswith("huggingface/")]
+    alone = _archive(app, [(artifact.path.partition("/")[2], artifact) for artifact in own])
     model = a_model(
         id=new_id("mdl"),
         tenant=tenant,
         job_id=job.id,
         parent_model_id=job.model_id,
         prefix=f"artifacts/{job.id}/1/huggingface",
+        archive_size=alone["size"],
+        archive_sha256=alone["sha256"],
         files=[
             {"path": artifact.path.partition("/")[2], "size": artifact.size, "sha256": artifact.sha256}
             for artifact in own
@@ -66,3 +67,10 @@ def publish(app: FastAPI, folder: Path, tenant: str = TENANT, status: str = "suc
         assert claim is not None
         assert jobs.finish(session, claim, status, result, model, artifacts)
     return Published(job, model, dataset, {artifact.path: artifact for artifact in artifacts})
+
+
+def _archive(app: FastAPI, named: list[tuple[str, Artifact]]) -> dict[str, Any]:
+    """Size and digest of these files as one tar."""
+    keys = {name: artifact.key for name, artifact in named}
+    layout = TarLayout([(name, artifact.size) for name, artifact in named])
+    return {"size": layout.size, "sha256": layout.sha256(lambda name: app.state.storage.open(keys[name]))}
