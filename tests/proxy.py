@@ -13,7 +13,7 @@ Mood: TypeAlias = Literal["well", "slow", "drip", "hole", "refuse"]
 
 _Pair: TypeAlias = tuple[socket.socket, socket.socket]
 
-SLOW_SECONDS = 0.2
+SLOW_SECONDS = 0.05
 DRIP_BYTES, DRIP_SECONDS = 64, 0.005
 _RESET = b"\1\0\0\0\0\0\0\0"
 """SO_LINGER on with no time: closing sends RST."""

@@ -1,5 +1,6 @@
 """Releases are replaced process by process: what an older one runs on, and writes, outlives every migration."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'secateur.db'}"
     server: PostgreSQL = request.getfixturevalue("postgresql_server")
     return server.url(server.create())
+
+
+@pytest.fixture
+def engine(empty_url: str) -> Iterator[Engine]:
+    """An engine for it."""
+    engine = make_engine(empty_url)
+    yield engine
+    engine.dispose()
 
 
 def run(engine: Engine, *statements: str) -> None:
@@ -79,8 +88,9 @@ def reflected(engine: Engine) -> MetaData:
 
 
 @pytest.mark.parametrize("revision", REVISIONS[:-1])
-def test_code_of_each_earlier_revision_goes_on_with_the_tables_of_today(revision: str, empty_url: str) -> None:
-    engine = make_engine(empty_url)
+def test_code_of_each_earlier_revision_goes_on_with_the_tables_of_today(
+    revision: str, empty_url: str, engine: Engine
+) -> None:
     with engine.begin() as connection:
         command.upgrade(configuration(connection), revision)
     old = reflected(engine)
@@ -94,7 +104,6 @@ def test_code_of_each_earlier_revision_goes_on_with_the_tables_of_today(revision
         assert len(rows(engine, table)) == 2
     assert_only_more(old, engine)
     assert_read_today(empty_url, old)
-    engine.dispose()
 
 
 def assert_only_more(old: MetaData, engine: Engine) -> None:
@@ -118,15 +127,12 @@ def assert_read_today(url: str, old: MetaData) -> None:
     database.dispose()
 
 
-def test_the_check_sees_what_is_taken_away(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'secateur.db'}"
-    upgrade(url)
-    engine = make_engine(url)
+def test_the_check_sees_what_is_taken_away(empty_url: str, engine: Engine) -> None:
+    upgrade(empty_url)
     old = reflected(engine)
     run(engine, "DROP INDEX ix_jobs_expires_at", "ALTER TABLE jobs DROP COLUMN expires_at")
     with pytest.raises(KeyError, match="expires_at"):
         assert_only_more(old, engine)
-    engine.dispose()
 
 
 def test_a_newer_release_migrates_under_a_running_job_and_its_tables_suit_what_starts_anew(site: Site) -> None:

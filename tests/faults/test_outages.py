@@ -14,7 +14,7 @@ from redis import Redis
 from sqlalchemy import select
 
 from service.auth import issue_key
-from service.broker import QUEUE, Broker, make_celery
+from service.broker import Broker
 from service.db import Database
 from service.storage import open_storage
 from service.tables import IdempotencyRecord, Job
@@ -23,11 +23,12 @@ from tests.faults.conftest import Site, make_settings
 from tests.faults.recovery import Recovery
 from tests.live import LiveService
 from tests.processes import gone, wait_for
+from tests.proxy import Proxy
 from tests.servers import PostgreSQL, postgresql
 from tests.service.samples import a_model, a_spec, store
 from workers.consumer import DEAF
 
-JOBS = 5
+JOBS = 3
 RESTARTS = 5
 EPOCHS = 60
 WRITERS = 4
@@ -71,18 +72,16 @@ def test_a_worker_that_hears_nothing_leaves_and_the_next_one_takes_what_waited(
     assert site.live.worker is not None
     site.live.worker.terminate()
     site.live.worker.wait()
-    with monkeypatch.context() as patch:
-        told = {**site.live.environment, "SECATEUR_DEAF_SECONDS": "3"}
-        patch.setattr(LiveService, "environment", told)
-        site.live.start_worker()
-    deaf = site.live.worker
-    below = psutil.Process(deaf.pid).children(recursive=True)
-    with make_celery(site.broker.url) as celery:
-        assert celery.control.cancel_consumer(QUEUE, reply=True, timeout=10, limit=1)
-    with Redis(unix_socket_path=str(site.broker.socket)) as client:
-        wait_for(lambda: client.info("clients")["blocked_clients"] == 0)  # its last question has been answered
-    job_id = order(site)
-    assert deaf.wait(timeout=30) == DEAF
+    with Proxy(site.broker.socket) as way:
+        with monkeypatch.context() as patch:
+            told = {"SECATEUR_BROKER_URL": f"redis://127.0.0.1:{way.port}/0", "SECATEUR_DEAF_SECONDS": "3"}
+            patch.setattr(LiveService, "environment", site.live.environment | told)
+            site.live.start_worker()
+        deaf = site.live.worker
+        below = psutil.Process(deaf.pid).children(recursive=True)
+        way.strand()  # of itself it would notice after ten seconds
+        job_id = order(site)
+        assert deaf.wait(timeout=30) == DEAF
     wait_for(lambda: all(gone(process.pid) for process in below), seconds=10)
     assert site.job(job_id)["status"] == "queued"
     site.live.start_worker()
