@@ -80,9 +80,18 @@ def unfinished(story: Story) -> None:
     story.row("jobs").update(status="running", finished_at=None)
 
 
+def two_checkpoints(story: Story) -> None:
+    kept: dict[str, Any] | None = None
+    for step in (1, 2):
+        key, file = f"checkpoints/{JOB}/1/{step}", {"size": 1, "sha256": "e"}
+        kept = {"key": key, "files": [{"path": "w", **file}], "before": kept}
+        story.state["stored"][f"{key}/w"] = file
+    story.row("jobs")["checkpoint"] = kept
+
+
 def checkpoint_lost(story: Story) -> None:
-    file = {"path": "w", "size": 1, "sha256": "e"}
-    story.row("jobs")["checkpoint"] = {"key": f"checkpoints/{JOB}/1/2", "files": [file]}
+    two_checkpoints(story)
+    del story.state["stored"][f"checkpoints/{JOB}/1/1/w"]
 
 
 def told_before_it_was(story: Story) -> None:
@@ -287,7 +296,7 @@ def replayed(story: Story) -> None:
     story.ask("order", 23, 24, key="k", path="/v1/jobs", answer=story.seen("queued", [], id=JOB, status=202))
 
 
-HARMLESS = (asked_for_in_time, deleted_by_its_client, overlapping_reads, replayed)
+HARMLESS = (asked_for_in_time, deleted_by_its_client, overlapping_reads, replayed, two_checkpoints)
 
 
 @pytest.mark.parametrize("harmless", HARMLESS)

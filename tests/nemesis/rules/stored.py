@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from service.checkpoints import newest_first
 from tests.nemesis.evidence import Evidence, Row, Rule
 
 Wanted = tuple[str, str, int | None, str | None]
@@ -21,8 +22,9 @@ def _wanted(evidence: Evidence) -> Iterator[Wanted]:
             for name, split in dataset["splits"].items():
                 yield dataset["id"], f"{dataset['prefix']}/{name}.jsonl", split["size"], split["sha256"]
     for job in state["jobs"]:
-        for file in (job["checkpoint"] or {"files": []})["files"]:
-            yield job["id"], f"{job['checkpoint']['key']}/{file['path']}", file["size"], file["sha256"]
+        for checkpoint in newest_first(job["checkpoint"]):
+            for file in checkpoint["files"]:
+                yield job["id"], f"{checkpoint['key']}/{file['path']}", file["size"], file["sha256"]
 
 
 def rows_without_bytes(evidence: Evidence) -> Iterator[str]:
