@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from service import jobs
+from service.audit import unchanged
 from service.checkpoints import prefix_of
 from service.db import Database, on_commit
 from service.deps import (
@@ -209,7 +210,8 @@ def cancel_job(principal: Writer, session: SessionDep, storage: StorageDep, job_
     """A queued or paused job ends at once, a running one within seconds; repeating it changes nothing."""
     job = owned_job(session, principal.tenant, job_id, lock=True)
     saved = job.checkpoint
-    jobs.cancel(session, job)
+    if not jobs.cancel(session, job):
+        unchanged(session)
     if saved and job.status == "cancelled":
         on_commit(session, functools.partial(remove_bytes, storage, prefix_of(job_id)))
     return job_view(session, job, base_url(request))

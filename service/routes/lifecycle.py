@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import lifecycle
+from service.audit import unchanged
 from service.checkpoints import prefix_of
 from service.db import on_commit
 from service.deps import (
@@ -53,7 +54,8 @@ OptionalJson = Annotated[bytes, Depends(_optional_body)]
 def pause_job(principal: Writer, session: SessionDep, job_id: str, request: Request) -> Any:
     """A queued job pauses at once; a running one saves a checkpoint and leaves its worker. It may be repeated."""
     job = owned_job(session, principal.tenant, job_id, lock=True)
-    lifecycle.pause(session, job)
+    if not lifecycle.pause(session, job):
+        unchanged(session)
     return job_view(session, job, base_url(request))
 
 
@@ -67,6 +69,8 @@ def resume_job(
         check_queue(session, settings, principal.tenant)
     if lifecycle.resume(session, job):
         ring(session, broker, job)
+    else:
+        unchanged(session)
     return job_view(session, job, base_url(request))
 
 
@@ -98,6 +102,8 @@ def retry_job(
         ring(session, broker, job)
         if saved and start == "start":
             on_commit(session, functools.partial(remove_bytes, storage, prefix_of(job_id)))
+    else:
+        unchanged(session)
     return job_view(session, job, base_url(request))
 
 

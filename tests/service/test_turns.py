@@ -198,7 +198,7 @@ def test_a_flood_does_not_starve_others_of_the_only_worker_whatever_its_priority
     crowd = queued(database, "a", 5, priority=9)
     b, (c,) = queued(database, "b", 2), queued(database, "c")
     expected = [crowd[0], b[0], c, crowd[1], b[1], *crowd[2:]]
-    done = []
+    done: list[str] = []
     while (claim := take(database)) is not None:
         with database.session_scope(read_only=True) as session:
             waiting = turns.places(session, expected)
