@@ -5,9 +5,10 @@ names of actions alone: no bodies, no secrets.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from fastapi import Request
+from sqlalchemy import Table, insert
 from sqlalchemy.orm import Session
 
 from service.auth import Principal
@@ -17,6 +18,7 @@ from service.tables import AuditEntry
 COMMAND_LINE = "command-line"
 """Stands for the key where someone with access to the database itself changed something."""
 
+_INSERT = insert(cast(Table, AuditEntry.__table__))
 _MADE, _UNCHANGED = "audit_made", "audit_unchanged"
 
 
@@ -90,16 +92,16 @@ def record(
     data: dict[str, Any] | None = None,
 ) -> None:
     """Write one entry."""
-    entry = AuditEntry(
-        id=new_id("aud"),
-        tenant=tenant,
-        key_id=key_id,
-        action=action,
-        target=target,
-        request_id=request_id,
-        data=data or {},
-    )
-    session.add(entry)
+    entry = {
+        "id": new_id("aud"),
+        "tenant": tenant,
+        "key_id": key_id,
+        "action": action,
+        "target": target,
+        "request_id": request_id,
+        "data": data or {},
+    }
+    session.execute(_INSERT, entry)
 
 
 def record_request(session: Session, request: Request, principal: Principal) -> None:

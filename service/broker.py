@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 ENTRY = "secateur.run_job"
 QUEUE = "secateur.jobs"
+MOST_RINGS = 100
+"""That may lie unheard: each wakes one idle worker, and a worker that is awake goes on until nothing is queued."""
 QUIET_SECONDS = 2.0
 """After a failed ring the next ones are left to the reconciler, so that submits stay fast while the broker is away."""
 
@@ -76,10 +78,12 @@ class Broker:
         self._quiet_until = 0.0
 
     def ring(self, job_id: str) -> None:
-        """Tell the workers that a job is queued. Best effort: never raises."""
+        """Tell the workers that a job is queued, unless enough rings wake them already. Best effort: never raises."""
         if time.monotonic() < self._quiet_until:
             return
         try:
+            if int(self._redis.llen(QUEUE)) >= MOST_RINGS:
+                return
             self._celery.send_task(ENTRY, args=[job_id], task_id=job_id, retry=False)
         except Exception as error:  # kombu wraps some of redis-py's errors and lets others through
             self._quiet_until = time.monotonic() + QUIET_SECONDS

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service import checkpoints, clocks, idempotency, jobs, retention, turns
 from service.auth import KeyUse
-from service.broker import Broker
+from service.broker import MOST_RINGS, Broker
 from service.config import Settings
 from service.db import Database
 from service.intake import orphans, uploads
@@ -18,8 +18,6 @@ from service.webhooks import outbox
 
 log = logging.getLogger(__name__)
 
-MOST_RINGS = 100
-"""That are left unheard: each wakes one idle worker, and a worker that is awake goes on until nothing is queued."""
 SWEEP_SECONDS = 3600.0
 """Between two looks at all that is stored, which take long where much is."""
 

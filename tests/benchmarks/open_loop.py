@@ -136,18 +136,24 @@ class Connection:
         self._open: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer; status 0 when the connection broke."""
-        try:
-            if self._open is None:
-                self._open = await asyncio.open_connection(self._host, self._port)
-            reader, writer = self._open
-            writer.write(request)
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
-            return int(head.split(b" ", 2)[1]), await reader.readexactly(length)
-        except (OSError, asyncio.IncompleteReadError):
-            self._open = None
-            return 0, b""
+        """Status and body of the answer; status 0 when the connection broke, a new one where it had been idle."""
+        for reused in (True, False) if self._open else (False,):
+            try:
+                return await self._exchange(request)
+            except (OSError, asyncio.IncompleteReadError):
+                self._open = None
+                if not reused:
+                    break
+        return 0, b""
+
+    async def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        if self._open is None:
+            self._open = await asyncio.open_connection(self._host, self._port)
+        reader, writer = self._open
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+        return int(head.split(b" ", 2)[1]), await reader.readexactly(length)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from redis import Redis
 
 from service.broker import CELERY_SETTINGS, ENTRY, QUEUE, Broker
@@ -25,6 +26,21 @@ def test_waiting_sees_every_ring(broker_url: str) -> None:
     for number in range(10):
         broker.ring(f"job_{number}")
     assert broker.waiting() == {f"job_{number}" for number in range(10)}
+    broker.close()
+
+
+def test_no_more_rings_lie_unheard_than_wake_every_worker(
+    broker_url: str, valkey_server: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.broker.MOST_RINGS", 3)
+    broker = Broker(broker_url)
+    for number in range(5):
+        broker.ring(f"job_{number}")
+    assert broker.waiting() == {"job_0", "job_1", "job_2"}
+    with Redis(unix_socket_path=str(valkey_server.socket)) as client:
+        client.rpop(QUEUE)  # as a worker does that hears one
+    broker.ring("job_5")
+    assert broker.waiting() == {"job_1", "job_2", "job_5"}
     broker.close()
 
 
