@@ -1,24 +1,14 @@
 """docs/security.md: every row names tests that exist, or says why it does not apply."""
 
-import ast
 import re
-from functools import cache
-from pathlib import Path
 
 import pytest
 
 from service.config import Settings
+from tests.named_tests import ROOT, named_tests
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "security.md").read_text()
 ROWS = re.findall(r"^\| ([A-Z]\d+) \| (.+?) \| (.+?) \| ?(.*?) ?\|$", TEXT, flags=re.MULTILINE)
-
-
-@cache
-def functions_of(file: str) -> frozenset[str]:
-    """Names of the test functions of a file."""
-    tree = ast.parse((ROOT / file).read_text())
-    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
 def test_the_rows_are_found_and_numbered() -> None:
@@ -33,11 +23,7 @@ def test_a_row_is_closed_by_tests_that_exist(row: tuple[str, str, str, str]) -> 
     _, attack, defence, closed_by = row
     struck = attack.startswith("~~") and attack.endswith("~~")
     assert defence.startswith("does not apply") is struck
-    named = re.findall(r"`([^`]+)`", closed_by)
-    assert named or struck, "a row without a test proves nothing"
-    for name in named:
-        file, _, function = name.partition("::")
-        assert function.startswith("test_") and function in functions_of(file), name
+    assert named_tests(closed_by) or struck, "a row without a test proves nothing"
 
 
 def test_the_settings_exist() -> None:

@@ -82,3 +82,13 @@ def test_a_link_outlives_its_key(
     assert (tmp_path / "linked").read_bytes() == b"weights"
     with pytest.raises(StorageMissing):
         storage.link("models/mdl_1/a", tmp_path / "again")
+
+
+def test_a_folder_without_a_whole_file_is_a_prefix_too(storage: LocalStorage) -> None:
+    for name in ("killed/.a.unfinished", "whole/a"):
+        path = storage.root / "models" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (storage.root / "models" / "empty").mkdir()
+    assert list(storage.list("models")) == ["models/whole/a"]
+    assert list(storage.prefixes("models", 2)) == ["models/empty", "models/killed", "models/whole"]
