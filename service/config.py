@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         "an object store, which looks after its own",
     )
     heartbeat_seconds: float = Field(2.0, description="how often a worker renews its lease and looks for a cancel")
-    reconcile_seconds: float = Field(10.0, description="how often lost jobs are looked for")
+    reconcile_seconds: float = Field(5.0, description="how often lost jobs are looked for")
     deaf_seconds: float = Field(
         30.0, gt=0, description="an idle worker that hears nothing of what is rung for leaves, to be started again"
     )
