@@ -208,13 +208,15 @@ def _end(session: Session, model_id: str, values: dict[str, Any]) -> bool:
 # Uploads that nobody finishes
 
 
-def sweep(database: Database, storage: Storage, scratch: Path) -> list[str]:
-    """Drop models whose last byte came too long ago, and bytes without a row; returns the ids."""
+def sweep(
+    database: Database, storage: Storage, scratch: Path, grace_seconds: float = orphans.GRACE_SECONDS
+) -> list[str]:
+    """Drop models whose last byte came too long ago, and old bytes without a row; returns the ids."""
     with database.session_scope(read_only=True) as session:
         late = select(Upload.model_id).group_by(Upload.model_id).having(func.max(Upload.expires_at) < utc_now())
         expired = list(session.scalars(late))
     dropped = [model_id for model_id in expired if _expire(database, storage, scratch, model_id)]
-    left = [model_id for model_id in partial.model_ids(scratch) if _is_left(database, scratch, model_id)]
+    left = [model_id for model_id in partial.model_ids(scratch) if _is_left(database, scratch, model_id, grace_seconds)]
     return dropped + left
 
 
@@ -234,11 +236,11 @@ def _expire(database: Database, storage: Storage, scratch: Path, model_id: str) 
     return True
 
 
-def _is_left(database: Database, scratch: Path, model_id: str) -> bool:
+def _is_left(database: Database, scratch: Path, model_id: str, grace_seconds: float) -> bool:
     """Whether a folder was left by a process that was killed, and is removed now."""
     with database.session_scope(read_only=True) as session:
         state = session.scalar(select(Model.state).where(Model.id == model_id, Model.deleted_at.is_(None)))
-    if state == "uploading" or (state is None and not orphans.is_old(model_id, orphans.GRACE_SECONDS)):
+    if state == "uploading" or (state is None and not orphans.is_old(model_id, grace_seconds)):
         return False
     try:
         with partial.alone(scratch, model_id):

@@ -9,16 +9,19 @@ import errno
 import io
 import os
 import signal
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 from sqlalchemy.orm import Session
 
 Fault = Callable[["Call"], None]
+T = TypeVar("T")
 
 TAKES_ROOM = frozenset({"open", "write", "sendfile", "mkdir", "link", "fsync"})
 """Calls that a full disk refuses."""
@@ -26,6 +29,7 @@ TAKES_ROOM = frozenset({"open", "write", "sendfile", "mkdir", "link", "fsync"})
 _ONE_PATH = ("mkdir", "rmdir", "unlink", "remove", "truncate", "chmod")
 _TWO_PATHS = ("rename", "replace", "link")
 _DESCRIPTOR = ("write", "fsync", "ftruncate", "sendfile")
+_BATCH = 8
 _PROCESSES = get_context("forkserver")
 _WORKS = ["tests.faults.test_publishing", "tests.faults.test_checkpoints", "tests.faults.test_disks"]
 """Modules that have what processes run, so that they are imported once and not by each."""
@@ -159,45 +163,68 @@ def _opening(calls: Calls, real: Any) -> Any:
     return open_
 
 
-def fails_at(number: int, code: int) -> Fault:
-    """The call of that number fails, as on a disk with one bad place."""
+def fails(at: Call, code: int) -> Fault:
+    """That call fails. EIO is of a disk with one bad place; a full one refuses from then on all that take room."""
 
     def fault(call: Call) -> None:
-        if call.number == number:
+        full = code != errno.EIO and call.number > at.number and call.name in TAKES_ROOM
+        if call.number == at.number or full:
             raise OSError(code, os.strerror(code), call.path)
 
     return fault
 
 
-def full_from(number: int, code: int = errno.ENOSPC) -> Fault:
-    """From that call on, all that take room fail."""
-
-    def fault(call: Call) -> None:
-        if call.number >= number and call.name in TAKES_ROOM:
-            raise OSError(code, os.strerror(code), call.path)
-
-    return fault
+def refused(calls: Iterable[Call], code: int) -> list[Call]:
+    """Those of the calls that can fail in such a way."""
+    return [call for call in calls if call.name != "commit" and (code == errno.EIO or call.name in TAKES_ROOM)]
 
 
 def killed_at(number: int, below: Path, work: Callable[..., Callable[[], object]], *given: Any) -> bool:
-    """Run what `work` makes ready in a process of its own, killed in place of one call; whether it came so far.
+    """Run what `work` makes ready in a fork, killed in place of one call; whether it came so far.
 
-    `work` is a module's function, so that the process can find it.
+    To be called where no thread runs.
     """
-    _PROCESSES.set_forkserver_preload(_WORKS)
-    process = _PROCESSES.Process(target=_work, args=(number, below, work, given))
-    process.start()
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL), process.exitcode
-    return process.exitcode != 0
+    if (pid := os.fork()) == 0:
+        _be_killed(number, below, work, *given)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, -signal.SIGKILL), code
+    return code != 0
 
 
-def _work(number: int, below: Path, work: Callable[..., Callable[[], object]], given: tuple[Any, ...]) -> None:
-    ready = work(*given)
-
+def _be_killed(number: int, below: Path, work: Callable[..., Callable[[], object]], *given: Any) -> None:
     def fault(call: Call) -> None:
         if call.number == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with counted(below, fault):
-        ready()
+    code = 1
+    try:
+        ready = work(*given)
+        with counted(below, fault):
+            ready()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def at_each(calls: Iterable[Call], point: Callable[[Call], T]) -> list[T]:
+    """What `point`, which can be pickled, finds for each call. It runs in processes of its own, two at a time: those
+    are small, and to fork one that has imported everything that tests need takes long."""
+    with _processes() as pool:
+        return list(pool.map(point, calls))
+
+
+def until_through(point: Callable[[int], tuple[bool, T]]) -> list[T]:
+    """The same for kills at call 1, 2 and so on, until one came to its end: `point` says whether it was killed, too."""
+    found: list[tuple[bool, T]] = []
+    with _processes() as pool:
+        while all(killed for killed, _ in found):
+            found += pool.map(point, range(len(found) + 1, len(found) + 1 + _BATCH))
+    through = [killed for killed, _ in found].index(False)
+    return [seen for _, seen in found[: through + 1]]
+
+
+def _processes() -> ProcessPoolExecutor:
+    _PROCESSES.set_forkserver_preload(_WORKS)
+    return ProcessPoolExecutor(2, mp_context=_PROCESSES)

@@ -30,15 +30,21 @@ COPYING = ("/bin/sh", "-c", 'cp -r "$0"/. "$1"')
 """An engine that has nothing to do but to leave what was prepared; its folder comes next."""
 
 
-def copied(settings: Settings, folder: Path) -> Settings:
-    """The same state in another folder, below which everything lies."""
+Work = Callable[[Settings, Path], Callable[[], object]]
+"""Makes an attempt ready, whose engine leaves what lies prepared."""
+
+
+@contextmanager
+def copied(settings: Settings, folder: Path) -> Iterator[Settings]:
+    """The same state in another folder, below which everything lies, for the length of the block."""
     shutil.copytree(settings.data_dir, folder)
     file = settings.database.removeprefix("sqlite:///")
     with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(folder / "secateur.db")) as target:
         source.backup(target)
-    return settings.model_copy(
+    yield settings.model_copy(
         update={"data_dir": folder, "database_url": SecretStr(f"sqlite:///{folder / 'secateur.db'}")}
     )
+    shutil.rmtree(folder)
 
 
 @contextmanager
@@ -107,8 +113,7 @@ def sweep(database: Database, settings: Settings) -> None:
     storage = open_storage(settings.storage)
     staging.sweep(settings.scratch)
     scratch.sweep(settings.scratch)
-    with patch.object(orphans, "GRACE_SECONDS", AT_ONCE):
-        uploads.sweep(database, storage, settings.scratch)
+    uploads.sweep(database, storage, settings.scratch, AT_ONCE)
     for remove in (orphans.sweep, orphans.sweep_artifacts, checkpoints.sweep):
         remove(database, storage, AT_ONCE)
 

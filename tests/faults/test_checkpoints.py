@@ -3,6 +3,7 @@
 import errno
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from service.jobs import Claim
 from service.storage import open_storage
 from service.tables import Job
 from tests.faults import stores
-from tests.faults.calls import TAKES_ROOM, counted, fails_at, full_from, killed_at
+from tests.faults.calls import Call, at_each, counted, fails, killed_at, refused, until_through
 from tests.faults.test_publishing import prepared, queued
 from tests.workers.conftest import make_job
 from workers.checkpoints import FOLDER, Keeper, bring_back
@@ -90,46 +91,51 @@ def assert_ends(database: Database, settings: Settings, prepared: Path) -> None:
     assert stores.stored(settings) == stores.promised(database)
 
 
-def test_a_kill_at_any_call_leaves_what_is_noted_whole(queued: Settings, prepared: Path, tmp_path: Path) -> None:
-    number, died = 0, True
-    seen: list[list[int]] = []
-    while died:
-        number += 1
-        settings = stores.copied(queued, tmp_path / f"killed-{number}")
-        died = killed_at(number, settings.data_dir, storing, settings)
+def kill(queued: Settings, prepared: Path, folder: Path, number: int) -> tuple[bool, list[int]]:
+    """Whether the worker was killed at a call, and the steps of what was noted then."""
+    with stores.copied(queued, folder / f"killed-{number}") as settings:
+        killed = killed_at(number, settings.data_dir, storing, settings)
         with stores.opened(settings) as database:
             stores.assert_whole(database, settings)
-            seen.append(steps_of(database))
+            steps = steps_of(database)
             assert_goes_on(database, settings)
-            if number % 9 == 0:
-                assert_ends(database, settings, prepared)
-    assert number > 40
+            assert_ends(database, settings, prepared)
+    return killed, steps
+
+
+def test_a_kill_at_any_call_leaves_what_is_noted_whole(queued: Settings, prepared: Path, tmp_path: Path) -> None:
+    seen = until_through(partial(kill, queued, prepared, tmp_path))
+    assert len(seen) > 40
     assert [steps for index, steps in enumerate(seen) if steps not in seen[:index]] == [[], [10], [20, 10], [30, 20]]
+
+
+def fail(queued: Settings, prepared: Path, folder: Path, code: int, call: Call) -> list[int]:
+    """Let the disk fail at a call; returns the steps of what is noted afterwards."""
+    with stores.copied(queued, folder / f"{code}-{call.number}") as settings:
+        ready = storing(settings)
+        with counted(settings.data_dir, fails(call, code)):
+            ready()
+        with stores.opened(settings) as database:
+            stores.assert_whole(database, settings)
+            steps = steps_of(database)
+            assert_goes_on(database, settings)
+            assert_ends(database, settings, prepared)
+    return steps
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_a_disk_that_fails_at_any_call_costs_one_checkpoint(
     queued: Settings, prepared: Path, tmp_path: Path, code: int
 ) -> None:
-    whole = stores.copied(queued, tmp_path / "whole")
-    ready = storing(whole)
-    with counted(whole.data_dir) as calls:
-        ready()
-    full = code == errno.ENOSPC
-    refused = [call for call in calls.made if call.name != "commit" and (call.name in TAKES_ROOM or not full)]
-    assert len(refused) > 25
-    last = max(call.number for call in refused if f"/{STEPS[1]}" in call.path)
-    for call in refused:
-        settings = stores.copied(queued, tmp_path / f"failed-{call.number}")
+    with stores.copied(queued, tmp_path / "whole") as settings:
         ready = storing(settings)
-        with counted(settings.data_dir, full_from(call.number) if full else fails_at(call.number, code)):
+        with counted(settings.data_dir) as made:
             ready()
-        with stores.opened(settings) as database:
-            stores.assert_whole(database, settings)
-            steps = steps_of(database)
-            assert steps == sorted(steps, reverse=True) and len(steps) <= 2
-            assert full or len(steps) == 2, "one fault costs one checkpoint"
-            assert full or call.number > last or steps[0] == STEPS[-1], "what comes after it is stored"
-            assert_goes_on(database, settings)
-            if call.number % 9 == 0:
-                assert_ends(database, settings, prepared)
+    calls = refused(made.made, code)
+    assert len(calls) > 25
+    last = max(call.number for call in calls if f"/{STEPS[1]}" in call.path)
+    for call, steps in zip(calls, at_each(calls, partial(fail, queued, prepared, tmp_path, code)), strict=True):
+        assert steps == sorted(steps, reverse=True) and len(steps) <= 2
+        if code == errno.EIO:
+            assert len(steps) == 2, "one fault costs one checkpoint"
+            assert call.number > last or steps[0] == STEPS[-1], "what comes after it is stored"

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from service.db import Database
 from service.specs import JobSpec
 from service.tables import Dataset, Model
 from tests.faults import stores
-from tests.faults.calls import TAKES_ROOM, counted, fails_at, full_from, killed_at
+from tests.faults.calls import Call, at_each, counted, fails, killed_at, refused, until_through
 from tests.uploads import bert_files, tar
 from workers.engine import __main__ as engine
 from workers.engine.interruption import Interruption
@@ -28,20 +29,29 @@ from workers.engine.reporter import Reporter
 FILES = bert_files()
 ROWS = {"train": b'{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n', "test": b'{"text": "c", "label": 0}\n'}
 KINDS = ("archive", "dataset", "manifest", "chunk", "completion")
+TOLD = {errno.ENOSPC: (507, "NO_SPACE"), errno.EIO: (500, "STORAGE_ERROR")}
 CHUNK = {"Content-Type": "application/offset+octet-stream", "Tus-Resumable": "1.0.0"}
 
 
 @contextmanager
 def api(settings: Settings, api_key: str) -> Iterator[TestClient]:
-    """The application without its background threads, whose calls would be counted, too."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("service.reconciler.Reconciler", "service.webhooks.sender.Sender"):
-            patch.setattr(f"{name}.start", lambda self: None)
-            patch.setattr(f"{name}.stop", lambda self: None)
-        headers = {"Authorization": f"Bearer {api_key}"}
-        app = create_app(settings)
-        with TestClient(app, "http://127.0.0.1:8400", raise_server_exceptions=False, headers=headers) as client:
-            yield client
+    """The application."""
+    headers = {"Authorization": f"Bearer {api_key}"}
+    app = create_app(settings)
+    with TestClient(app, "http://127.0.0.1:8400", raise_server_exceptions=False, headers=headers) as client:
+        yield client
+
+
+def without_threads(patch: pytest.MonkeyPatch) -> None:
+    """Let the application have no threads in the background, whose calls would be counted, too."""
+    for name in ("service.reconciler.Reconciler", "service.webhooks.sender.Sender", "service.scrub.Scrubber"):
+        for step in ("start", "stop"):
+            patch.setattr(f"{name}.{step}", lambda self: None)
+
+
+@pytest.fixture(autouse=True)
+def _without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_threads(monkeypatch)
 
 
 def begin(client: TestClient) -> Any:
@@ -107,10 +117,8 @@ def base(settings: Settings, api_key: str, kind: str) -> Settings:
 
 def asking(settings: Settings, api_key: str, kind: str) -> Callable[[], object]:
     """An API process that is about to be asked."""
-    opened = api(settings, api_key)
-    client = opened.__enter__()
-    url = ASK[kind]
-    return lambda: url(client)
+    client = api(settings, api_key).__enter__()
+    return lambda: ASK[kind](client)
 
 
 def made(database: Database) -> int:
@@ -145,44 +153,52 @@ def drop(client: TestClient) -> None:
         assert client.delete(f"/v1/models/{model['id']}").status_code == 204
 
 
+def kill(base: Settings, api_key: str, kind: str, folder: Path, number: int) -> tuple[bool, None]:
+    """Whether the API was killed at a call."""
+    without_threads(pytest.MonkeyPatch())
+    with stores.copied(base, folder / f"killed-{number}") as settings:
+        killed = killed_at(number, settings.data_dir, asking, settings, api_key, kind)
+        assert_comes_through(settings, api_key, kind)
+    return killed, None
+
+
 def test_a_kill_at_any_call_of_an_upload_leaves_all_or_nothing(
     base: Settings, api_key: str, kind: str, tmp_path: Path
 ) -> None:
-    number, died = 0, True
-    while died:
-        number += 1
-        settings = stores.copied(base, tmp_path / f"killed-{number}")
-        died = killed_at(number, settings.data_dir, asking, settings, api_key, kind)
+    killed = until_through(partial(kill, base, api_key, kind, tmp_path))
+    assert len(killed) > (25 if kind in ("archive", "completion") else 6)
+
+
+def fail(base: Settings, api_key: str, kind: str, folder: Path, code: int, call: Call) -> None:
+    """Let the disk fail at a call."""
+    without_threads(pytest.MonkeyPatch())
+    with stores.copied(base, folder / f"{code}-{call.number}") as settings:
+        with api(settings, api_key) as client, stores.opened(settings) as database:
+            with counted(settings.data_dir, fails(call, code)):
+                answer = ASK[kind](client)
+            if answer.status_code < 400:
+                assert call.name in ("unlink", "rmdir", "mkdir"), call  # a folder that is there need not be made
+            else:
+                assert (answer.status_code, answer.json()["code"]) == TOLD[code], call
+                assert made(database) == 0
+            if kind == "completion" and call.name == "fsync" and code == errno.EIO:
+                # A second flush of the same file would hide what is lost.
+                assert [upload["offset"] for upload in uploads_of(client)] == [0] * len(FILES)
+            assert client.get("/v1/models").status_code == 200
         assert_comes_through(settings, api_key, kind)
-    assert number > (25 if kind in ("archive", "completion") else 6)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("code", TOLD)
 def test_a_disk_that_fails_at_any_call_of_an_upload_is_told(
     base: Settings, api_key: str, kind: str, tmp_path: Path, code: int
 ) -> None:
-    whole = stores.copied(base, tmp_path / "whole")
-    with api(whole, api_key) as client, counted(whole.data_dir) as calls:
+    with (
+        stores.copied(base, tmp_path / "whole") as settings,
+        api(settings, api_key) as client,
+        counted(settings.data_dir) as calls,
+    ):
         assert ASK[kind](client).status_code in (200, 201, 204)
-    full = code == errno.ENOSPC
-    refused = [call for call in calls.made if call.name != "commit" and (call.name in TAKES_ROOM or not full)]
-    assert refused
-    for call in refused:
-        settings = stores.copied(base, tmp_path / f"failed-{call.number}")
-        fault = full_from(call.number) if full else fails_at(call.number, code)
-        with api(settings, api_key) as client, stores.opened(settings) as database:
-            with counted(settings.data_dir, fault):
-                answer = ASK[kind](client)
-            if answer.status_code >= 400:
-                told = (507, "NO_SPACE") if full else (500, "STORAGE_ERROR")
-                assert (answer.status_code, answer.json()["code"]) == told, call
-                assert made(database) == 0
-                if kind == "completion" and call.name == "fsync":  # a second flush would hide what is lost
-                    assert [upload["offset"] for upload in uploads_of(client)] == [0] * len(FILES) or full
-            else:
-                assert call.name in ("unlink", "rmdir", "mkdir"), call  # a folder that is there need not be made
-            assert client.get("/v1/models").status_code == 200
-        assert_comes_through(settings, api_key, kind)
+    assert at_each(refused(calls.made, code), partial(fail, base, api_key, kind, tmp_path, code))
 
 
 def engine_folder(folder: Path) -> Path:
@@ -223,12 +239,11 @@ def test_a_disk_that_fails_at_any_call_of_an_engine_has_a_name(tmp_path: Path, c
     with counted(whole) as calls:
         engine._run(whole, Reporter(io.StringIO()), Interruption())
     assert (whole / "result.json").exists()
-    full = code == errno.ENOSPC
-    refused = [call for call in calls.made if call.name in TAKES_ROOM or not full]
-    assert len(refused) > 20
-    for call in refused:
+    places = refused(calls.made, code)
+    assert len(places) > 20
+    for call in places:
         folder = engine_folder(tmp_path / f"failed-{call.number}")
-        with counted(folder, full_from(call.number) if full else fails_at(call.number, code)):
+        with counted(folder, fails(call, code)):
             try:
                 engine._run(folder, Reporter(io.StringIO()), Interruption())
             except Exception as error:

@@ -2,6 +2,7 @@
 
 import errno
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from service.config import Settings
 from service.db import Database
 from service.tables import Artifact, Attempt, Job, Model
 from tests.faults import stores
-from tests.faults.calls import TAKES_ROOM, Call, counted, fails_at, full_from, killed_at
+from tests.faults.calls import Call, at_each, counted, fails, killed_at, refused, until_through
 from tests.workers.conftest import MakeJob, make_job
 from tests.workers.test_publishing import RESULT
 
@@ -77,33 +78,36 @@ def runs(settings: Settings, prepared: Path) -> list[Call]:
     return calls.made
 
 
-def test_a_kill_at_any_call_leaves_all_or_nothing(queued: Settings, prepared: Path, tmp_path: Path) -> None:
-    number, died, came_through = 0, True, 0
-    while died:
-        number += 1
-        settings = stores.copied(queued, tmp_path / f"killed-{number}")
-        died = killed_at(number, settings.data_dir, stores.attempt, settings, prepared)
+def kill(attempt: stores.Work, queued: Settings, prepared: Path, folder: Path, number: int) -> tuple[bool, bool]:
+    """Whether the attempt was killed at a call, and whether its result is there."""
+    with stores.copied(queued, folder / f"killed-{number}") as settings:
+        killed = killed_at(number, settings.data_dir, attempt, settings, prepared)
         with stores.opened(settings) as database:
-            came_through += assert_all_or_nothing(database, settings)
+            published = assert_all_or_nothing(database, settings)
             assert_comes_through(database, settings, prepared)
-    assert number > 50
-    assert 1 < came_through < number / 2, "it died before and after the commit"
+    return killed, published
+
+
+def test_a_kill_at_any_call_leaves_all_or_nothing(queued: Settings, prepared: Path, tmp_path: Path) -> None:
+    published = until_through(partial(kill, stores.attempt, queued, prepared, tmp_path))
+    assert len(published) > 50
+    assert published == sorted(published) and not published[len(published) // 2] and published[-2]
+
+
+def kill_over_two_disks(queued: Settings, prepared: Path, folder: Path, call: Call) -> bool:
+    """Whether the attempt was killed at a call."""
+    return kill(stores.attempt_over_two_disks, queued, prepared, folder, call.number)[0]
 
 
 def test_so_does_a_kill_while_files_are_copied_from_another_disk(
     queued: Settings, prepared: Path, tmp_path: Path
 ) -> None:
-    with stores.two_disks():
-        calls = runs(stores.copied(queued, tmp_path / "whole"), prepared)
+    with stores.copied(queued, tmp_path / "whole") as settings, stores.two_disks():
+        calls = runs(settings, prepared)
     first = next(call.number for call in calls if call.name == "open" and "/storage/artifacts/" in call.path)
-    one = [call.name for call in calls[first - 1 : first + 5]]
-    assert one == ["open", "sendfile", "sendfile", "fsync", "replace", "unlink"]
-    for number in range(first, first + 10):
-        settings = stores.copied(queued, tmp_path / f"killed-{number}")
-        assert killed_at(number, settings.data_dir, stores.attempt_over_two_disks, settings, prepared)
-        with stores.opened(settings) as database:
-            assert_all_or_nothing(database, settings)
-            assert_comes_through(database, settings, prepared)
+    copying = calls[first - 1 : first + 9]
+    assert [call.name for call in copying[:6]] == ["open", "sendfile", "sendfile", "fsync", "replace", "unlink"]
+    assert all(at_each(copying, partial(kill_over_two_disks, queued, prepared, tmp_path)))
 
 
 @pytest.mark.parametrize("disks", [1, 2])
@@ -129,21 +133,10 @@ def test_what_rows_promise_is_on_the_disk_before_them(queued: Settings, prepared
     assert flushed >= {"config.json", "model.safetensors", "report.html"} or disks == 2
 
 
-@pytest.mark.parametrize(
-    ("code", "outcome"), [(errno.ENOSPC, "no_space"), (errno.EDQUOT, "no_space"), (errno.EIO, "storage_error")]
-)
-def test_a_disk_that_fails_at_any_call_fails_the_attempt_and_no_more(
-    queued: Settings, prepared: Path, tmp_path: Path, code: int, outcome: str
-) -> None:
-    calls = runs(stores.copied(queued, tmp_path / "whole"), prepared)
-    full = code != errno.EIO
-    refused = [call for call in calls if call.name != "commit" and (call.name in TAKES_ROOM or not full)]
-    assert len(refused) > 25
-    # A quota refuses what a full disk does: few places tell that it has the same meaning.
-    for call in refused[1:] if code != errno.EDQUOT else refused[5::8]:
-        settings = stores.copied(queued, tmp_path / f"{code}-{call.number}")
-        fault = full_from(call.number, code) if full else fails_at(call.number, code)
-        with counted(settings.data_dir, fault) as made:
+def fail(queued: Settings, prepared: Path, folder: Path, code: int, outcome: str, call: Call) -> None:
+    """Let the disk fail at a call of an attempt."""
+    with stores.copied(queued, folder / f"{code}-{call.number}") as settings:
+        with counted(settings.data_dir, fails(call, code)) as made:
             stores.attempt(settings, prepared)()
         with stores.opened(settings) as database:
             if not assert_all_or_nothing(database, settings):
@@ -151,6 +144,20 @@ def test_a_disk_that_fails_at_any_call_fails_the_attempt_and_no_more(
             else:
                 assert call.name in ("unlink", "rmdir"), call
             assert_comes_through(database, settings, prepared)
-        failed = made.made[call.number - 1].path
-        if call.name == "fsync" and "/scratch/" in failed:  # flushed again it would seem to be kept
-            assert [one.path for one in made.made if one.name == "fsync"].count(failed) == 1
+    failed = made.made[call.number - 1].path
+    if call.name == "fsync" and "/scratch/" in failed:  # flushed again it would seem to be kept
+        assert [one.path for one in made.made if one.name == "fsync"].count(failed) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(errno.ENOSPC, "no_space"), (errno.EDQUOT, "no_space"), (errno.EIO, "storage_error")]
+)
+def test_a_disk_that_fails_at_any_call_fails_the_attempt_and_no_more(
+    queued: Settings, prepared: Path, tmp_path: Path, code: int, outcome: str
+) -> None:
+    with stores.copied(queued, tmp_path / "whole") as settings:
+        calls = refused(runs(settings, prepared), code)
+    assert len(calls) > 25
+    # A quota refuses what a full disk does: few places tell that it has the same meaning.
+    chosen = calls[1:] if code != errno.EDQUOT else calls[5::8]
+    at_each(chosen, partial(fail, queued, prepared, tmp_path, code, outcome))
