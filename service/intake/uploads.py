@@ -46,6 +46,9 @@ _UNKNOWN: dict[str, Any] = {
 }
 """Columns of a model of which nothing has been read yet."""
 
+_OWN_NAMES = 2
+"""Of a file that was sent: its upload's, and the one while it is checked; one that was stored already has another."""
+
 Content = tuple[str, int]
 """SHA-256 and size: what makes two files the same."""
 
@@ -147,28 +150,39 @@ def check_whole(scratch: Path, uploads: Sequence[Upload]) -> None:
 def check_uploads(scratch: Path, uploads: Sequence[Upload], folder: Path) -> Checked:
     """Verify every digest, then check the model as one that came as an archive; `folder` takes links to the files.
 
-    The partial files stay, so that all can be repeated after a crash. Raises `Invalid` and what `check_model` raises.
+    The partial files stay, so that all can be repeated after a crash. Raises `Invalid` and what `check_model` raises,
+    `Conflict` when a file has to be sent after all.
     """
     files = {}
     for upload in uploads:
         source = partial.folder_of(scratch, upload.model_id) / upload.id
         path = folder / f"given.{upload.position}"
         link_or_copy(source, path) if upload.size else path.touch()
-        if _is_kept(upload, path):
+        if _is_kept(upload, source, path):
             files[upload.path] = (path, Stored(upload.size, upload.sha256))
     return check_model(files, [upload.path for upload in uploads], folder)
 
 
-def _is_kept(upload: Upload, path: Path) -> bool:
+def _is_kept(upload: Upload, source: Path, path: Path) -> bool:
     digest = sha256()
     with path.open("rb") as file:
         head, rest = split_head(pieces(file))
         for piece in chain((head,), rest):
             digest.update(piece)
     if digest.hexdigest() != upload.sha256:
-        detail = f"File {upload.position} of the manifest does not have the SHA-256 that stands there."
-        raise Invalid(detail, code="DIGEST_MISMATCH")
+        raise _mismatch(upload, source)
     return POLICY.admit(upload.path, head)
+
+
+def _mismatch(upload: Upload, source: Path) -> Invalid | Conflict:
+    """The client's fault, unless the bytes are those of another model, which were the right ones once."""
+    if source.stat().st_nlink <= _OWN_NAMES:
+        detail = f"File {upload.position} of the manifest does not have the SHA-256 that stands there."
+        return Invalid(detail, code="DIGEST_MISMATCH")
+    source.unlink()
+    log.error("What was stored with the SHA-256 %s has changed", upload.sha256)
+    detail = f"What the service had stored of file {upload.position} already is damaged; send that file."
+    return Conflict(detail, code="UPLOAD_INCOMPLETE")
 
 
 def touch(session: Session, upload_id: str, expires_at: datetime) -> bool:

@@ -14,7 +14,7 @@ from service import client_downloads
 from service.client import Client
 from service.client_calls import Unreachable
 from service.config import Settings
-from service.errors import InternalError
+from service.errors import Conflict, InternalError
 from service.storage.serve import READ_FIRST_BYTES
 from service.tables import Job
 from tests.cutting import big_model
@@ -146,6 +146,18 @@ def test_the_client_keeps_nothing_of_a_damaged_model(
     with Client(rotten.live.url, rotten.live.api_key) as client, damage, refused:
         client.pull_model(rotten.model["id"], out)
     assert not [path for path in out.iterdir() if not path.name.startswith(".")]
+
+
+def test_damaged_content_that_other_models_share_is_sent_again(rotten: Rotten, tmp_path: Path) -> None:
+    name = "model-00001.safetensors"
+    flip(rotten.path(name), 99)
+    with Client(rotten.live.url, rotten.live.api_key) as client:
+        with pytest.raises(Conflict) as caught:
+            client.push_model(tmp_path / "model")
+        assert caught.value.code == "UPLOAD_INCOMPLETE"
+        model = client.push_model(tmp_path / "model")
+        assert model["files"] == rotten.model["files"] and model["id"] != rotten.model["id"]
+        assert {path.name for path in client.pull_model(model["id"], tmp_path / "out")} >= {name}
 
 
 def test_a_job_does_not_begin_with_a_damaged_input(
