@@ -28,6 +28,8 @@ CRASH_LOOP: dict[str, Any] = {
     "blame": "service",
     "retryable": False,
 }
+_NO_CRASH = frozenset({"NO_SPACE", "STORAGE_ERROR"})
+"""Errors that end a job under their own name after the last attempt: no engine died of them."""
 _TURNSTILE = 5_307_112
 """The advisory lock of PostgreSQL that claims pass one by one: so no two of them count the same running jobs."""
 
@@ -175,7 +177,7 @@ def fail(session: Session, held: Claim, error: dict[str, Any], max_attempts: int
             return _leave(session, held, outcome)
         if error["retryable"]:
             return _leave(session, held, outcome, delay=2.0**held.attempt)
-    if error["retryable"] and not out_of_memory:
+    if error["retryable"] and not out_of_memory and error["code"] not in _NO_CRASH:
         error = {**CRASH_LOOP, "message": f"{CRASH_LOOP['message']} Last: {error['message']}"}
     if change(session, _held(held, "running", "pausing"), **_ending(session, held.job_id, "failed", error)):
         _end_attempt(session, held.job_id, held.token, outcome if out_of_memory else "failed")

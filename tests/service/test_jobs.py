@@ -18,7 +18,7 @@ from tests.databases import on_databases
 from tests.service.samples import RESULT, a_model, an_artifact, submitted
 
 LEASE = 60.0
-RETRYABLE = {"code": "NO_SPACE", "message": "m", "blame": "transient", "retryable": True}
+RETRYABLE = {"code": "ENGINE_KILLED", "message": "m", "blame": "transient", "retryable": True}
 FATAL = {"code": "BAD_DATA", "message": "m", "blame": "user", "retryable": False}
 
 
@@ -215,6 +215,17 @@ def test_a_passing_fault_is_tried_again_until_attempts_run_out(database: Databas
     assert failed.status == "failed"
     assert failed.error is not None
     assert (failed.error["code"], failed.error["retryable"]) == ("CRASH_LOOP", False)
+
+
+@pytest.mark.parametrize("code", ["NO_SPACE", "STORAGE_ERROR"])
+def test_a_disk_that_stays_full_or_broken_is_no_crash_loop(database: Database, code: str) -> None:
+    job = submitted(database)
+    error = RETRYABLE | {"code": code}
+    assert _do(database, jobs.fail, _claim(database, job.id), error, 2)
+    with database.session_scope() as session:
+        session.get_one(Job, job.id).not_before = 0.0
+    assert not _do(database, jobs.fail, _claim(database, job.id), error, 2)
+    assert (_job(database, job.id).status, _job(database, job.id).error) == ("failed", error)
 
 
 @on_databases
