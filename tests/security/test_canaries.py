@@ -5,6 +5,8 @@ import json
 import subprocess
 import urllib.parse
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,6 +17,7 @@ from service.auth import new_plaintext
 from service.config import Settings
 from service.embedded import EmbeddedBroker
 from tests.live import LiveService, kill_tree
+from tests.processes import wait_for
 from tests.servers import PostgreSQL
 from tests.service.routes.test_models import MODELS
 from tests.service.samples import a_spec
@@ -108,6 +111,10 @@ def test_no_canary_sings(sown: LiveService) -> None:
     assert not [canary for canary in [*secrets, SENT, hook["secret"]] if canary in logged]
 
 
+def _complains(log: Path) -> bool:
+    return any(word in log.read_text() for word in ("127.0.0.1", "OperationalError"))
+
+
 def test_a_service_whose_database_and_broker_are_away_tells_no_password(settings: Settings) -> None:
     urls = {
         "database_url": SecretStr(f"postgresql+psycopg://u:{DATABASE}@127.0.0.1:1/x"),
@@ -117,10 +124,10 @@ def test_a_service_whose_database_and_broker_are_away_tells_no_password(settings
     }
     lost = LiveService(settings.model_copy(update=urls), new_plaintext())
     for part in ("api", "worker"):
-        process = lost.launch(part)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
+        process, log = lost.launch(part), lost.logs / f"{part}.log"
+        wait_for(partial(_complains, log), 60)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # what else it has to say
+            process.wait(2)
         kill_tree(process)
-        logged = (lost.logs / f"{part}.log").read_text()
-        assert "127.0.0.1" in logged or "OperationalError" in logged
+        logged = log.read_text()
         assert not [canary for canary in (DATABASE, BROKER, lost.environment["SECATEUR_ADMIN_KEY"]) if canary in logged]
