@@ -22,6 +22,8 @@ _FIRST_SAFE_WAL = (3, 51, 3)
 _BUSY_SECONDS = 30
 """How long SQLite waits for another writer."""
 _CONNECT_SECONDS = 5
+_CONNECTIONS = 30
+"""To PostgreSQL, of one process: opened when they are needed, then kept, as opening one costs more than a request."""
 _POOL_SECONDS = 5
 """How long a transaction waits for one of PostgreSQL's connections to be free."""
 
@@ -56,7 +58,7 @@ def make_engine(url: str, *, bounded: bool = True) -> Engine:
         return engine
     if url.startswith("postgresql://"):
         url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    pool = {"pool_size": 10, "max_overflow": 20, "pool_timeout": _POOL_SECONDS}
+    pool = {"pool_size": _CONNECTIONS, "max_overflow": 0, "pool_timeout": _POOL_SECONDS}
     engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_SECONDS}, **pool)
     if bounded:
         event.listen(engine, "do_connect", _connect_bounded)
