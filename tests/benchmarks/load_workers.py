@@ -1,4 +1,7 @@
-"""Jobs under load: how soon a worker begins, and how long one tenant waits behind another's flood."""
+"""Jobs under load: how soon a worker begins, and how long one tenant waits behind another's flood.
+
+What an engine says is seen with the next heartbeat of its worker, up to `heartbeat_seconds` (2 s) later.
+"""
 
 import time
 from typing import Any
