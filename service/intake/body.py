@@ -41,14 +41,14 @@ class BodyIncomplete(BadRequest):
 class Pipe:
     """The body, a piece at a time; `read` belongs to the thread, `put` and `end` to the event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, *, hashed: bool) -> None:
         self._loop = loop
         self._limits = limits
         self._room = asyncio.Semaphore(_QUEUED_PIECES)
         self._pieces: queue.SimpleQueue[bytes | SecateurError] = queue.SimpleQueue()
         self._piece, self._at, self._ended = b"", 0, False
         self._error: SecateurError | None = None
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256() if hashed else None
         self.count = 0
 
     async def put(self, piece: bytes) -> None:
@@ -78,19 +78,21 @@ class Pipe:
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits for room any more
             self._loop.call_soon_threadsafe(self._room.release)
         self._piece, self._at, self._ended = piece, 0, not piece
-        self._digest.update(piece)
+        if self._digest is not None:
+            self._digest.update(piece)
         self.count += len(piece)
         if self.count > self._limits.total:
             self._error = self._limits.refusal()
             raise self._error
 
     def sha256(self) -> str:
-        """Hex digest of what was read so far: of the body, once it was read to its end."""
+        """Hex digest of what was read so far: of the body, once it was read to its end. Only of one that is hashed."""
+        assert self._digest is not None
         return self._digest.hexdigest()
 
 
-async def receive(request: Request, limits: Limits, consume: Callable[[Pipe], T]) -> T:
-    """Run `consume` in a thread of its own while the body flows to it; returns its result.
+async def receive(request: Request, limits: Limits, consume: Callable[[Pipe], T], *, hashed: bool = True) -> T:
+    """Run `consume` in a thread of its own while the body flows to it, `hashed` or not; returns its result.
 
     When the client goes or the request is cancelled, the thread's next `read` raises, so that it can clean up.
     """
@@ -98,7 +100,7 @@ async def receive(request: Request, limits: Limits, consume: Callable[[Pipe], T]
     if declared.isdecimal() and int(declared) > limits.total:
         raise limits.refusal()
     loop = asyncio.get_running_loop()
-    pipe = Pipe(loop, limits)
+    pipe = Pipe(loop, limits, hashed=hashed)
     executor = ThreadPoolExecutor(1, thread_name_prefix="upload")
     work = loop.run_in_executor(executor, consume, pipe)
     feeding = asyncio.ensure_future(_feed(request, pipe))

@@ -176,7 +176,7 @@ async def append_chunk(
                 expires_at = _touch(database, settings, upload.id)
             return file.offset, expires_at
 
-    reached, expires_at = await receive(request, limits, write)
+    reached, expires_at = await receive(request, limits, write, hashed=False)
     return Response(status_code=204, headers={"Upload-Offset": str(reached), "Upload-Expires": _date(expires_at)})
 
 

@@ -86,6 +86,13 @@ class LoadSite:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
+    def pin(self, core: int) -> None:
+        """Keep every thread of the API process, and those that these start, on one core."""
+        assert self.live.api is not None
+        for task in Path(f"/proc/{self.live.api.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
+        print(f"the API process is kept on core {core}", flush=True)
+
     def queued(self, count: int) -> list[str]:
         """Ids of so many more queued jobs, like one that was ordered over HTTP; the statistics are up to date."""
         first = self.created(self.order())
