@@ -114,7 +114,7 @@ class Supervisor:
     def _order_of(self, held: Claim, relay: Relay) -> Order | None:
         """The claimed job's order; None when it cannot be read, which fails the attempt and holds up no other job."""
         try:
-            return self._persist(lambda session: read_order(session, held))
+            return self._persist(lambda session: read_order(session, held), read_only=True)
         except Exception:
             log.exception("The order of job %s cannot be read", held.job_id)
             self._failed(held, relay, JobFailed("WORKER_ERROR", "The job's order cannot be read.", retryable=True))
@@ -237,11 +237,11 @@ class Supervisor:
         except Exception:
             log.exception("Files of earlier attempts at job %s were left in storage", held.job_id)
 
-    def _persist(self, step: Callable[[Session], T]) -> T:
+    def _persist(self, step: Callable[[Session], T], *, read_only: bool = False) -> T:
         """Run one transaction, again while the database is away; gives up only when this worker has to leave."""
         while True:
             try:
-                with self._database.session_scope() as session:
+                with self._database.session_scope(read_only=read_only) as session:
                     return step(session)
             except DATABASE_AWAY as error:
                 log.warning("The database is away (%s); trying again", type(error).__name__)
