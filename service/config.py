@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     max_json_bytes: int = 1 << 20
     max_upload_bytes: int | None = Field(None, description="default: free disk less disk_reserve_bytes")
     disk_reserve_bytes: int = 2 << 30
+    scrub_bytes_per_second: int | None = Field(
+        None,
+        ge=0,
+        description="how fast stored files are read through to find damage; 0: never. Default: 8 MiB in a folder, 0 in "
+        "an object store, which looks after its own",
+    )
     upload_expiry_seconds: float = Field(
         24 * 3600.0, description="an unfinished upload is dropped this long after its last byte"
     )
@@ -83,12 +89,6 @@ class Settings(BaseSettings):
     )
 
     lease_seconds: float = Field(30.0, description="a running job whose lease ran out is given to another worker")
-    scrub_bytes_per_second: int | None = Field(
-        None,
-        ge=0,
-        description="how fast stored files are read through to find damage; 0: never. Default: 8 MiB in a folder, 0 in "
-        "an object store, which looks after its own",
-    )
     heartbeat_seconds: float = Field(2.0, description="how often a worker renews its lease and looks for a cancel")
     reconcile_seconds: float = Field(5.0, description="how often lost jobs are looked for")
     deaf_seconds: float = Field(

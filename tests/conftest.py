@@ -53,6 +53,15 @@ def postgresql_server() -> Iterator[PostgreSQL]:
         yield server
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a database without any table."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'per%cent.db'}"
+    server: PostgreSQL = request.getfixturevalue("postgresql_server")
+    return server.url(server.create())
+
+
 @pytest.fixture(scope="session")
 def postgresql_template(postgresql_server: PostgreSQL) -> str:
     """Name of a migrated database to copy from."""

@@ -1,9 +1,11 @@
-"""Tests that a document names, as `file::function` in backquotes, must exist."""
+"""What documents with rows name must exist: tests, as `file::function` in backquotes, and settings."""
 
 import ast
 import re
 from functools import cache
 from pathlib import Path
+
+from service.config import Settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,3 +24,16 @@ def named_tests(cell: str) -> list[str]:
         file, _, function = name.partition("::")
         assert function.startswith("test_") and function in functions_of(file), name
     return named
+
+
+def assert_numbered(numbers: list[str], text: str, letters: str, more_than: int) -> None:
+    """The rows that were found are all there are, and in each section, which has a letter, numbered from 1 on."""
+    counts = {letter: sum(number[0] == letter for number in numbers) for letter in letters}
+    assert numbers == [f"{letter}{number}" for letter, count in counts.items() for number in range(1, count + 1)]
+    assert len(numbers) == len(re.findall(rf"^\| [{letters}]\d", text, flags=re.MULTILINE)) > more_than
+
+
+def assert_settings_exist(text: str) -> None:
+    """A document names settings, all of which there are."""
+    named = {name.lower() for name in re.findall(r"SECATEUR_([A-Z_]+)", text)}
+    assert named and named <= set(Settings.model_fields)

@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from service.config import Settings
-from tests.named_tests import ROOT, named_tests
+from tests.named_tests import ROOT, assert_numbered, assert_settings_exist, named_tests
 
 TEXT = (ROOT / "docs" / "reliability.md").read_text()
 LETTERS = "PNJDE"
@@ -13,10 +12,7 @@ ROWS = re.findall(rf"^\| ([{LETTERS}]\d+) \| .+? \| .+? \| (.+?) \|$", TEXT, fla
 
 
 def test_the_rows_are_found_and_numbered() -> None:
-    numbers = [number for number, _ in ROWS]
-    counts = {letter: sum(number[0] == letter for number in numbers) for letter in LETTERS}
-    assert numbers == [f"{letter}{number}" for letter, count in counts.items() for number in range(1, count + 1)]
-    assert len(numbers) == len(re.findall(rf"^\| [{LETTERS}]\d", TEXT, flags=re.MULTILINE)) > 35
+    assert_numbered([number for number, _ in ROWS], TEXT, LETTERS, more_than=35)
 
 
 @pytest.mark.parametrize(("number", "proved_by"), ROWS, ids=[number for number, _ in ROWS])
@@ -25,5 +21,4 @@ def test_a_row_is_proved_by_tests_that_exist(number: str, proved_by: str) -> Non
 
 
 def test_the_settings_exist() -> None:
-    named = {name.lower() for name in re.findall(r"SECATEUR_([A-Z_]+)", TEXT)}
-    assert named and named <= set(Settings.model_fields)
+    assert_settings_exist(TEXT)

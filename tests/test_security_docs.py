@@ -4,18 +4,14 @@ import re
 
 import pytest
 
-from service.config import Settings
-from tests.named_tests import ROOT, named_tests
+from tests.named_tests import ROOT, assert_numbered, assert_settings_exist, named_tests
 
 TEXT = (ROOT / "docs" / "security.md").read_text()
 ROWS = re.findall(r"^\| ([A-Z]\d+) \| (.+?) \| (.+?) \| ?(.*?) ?\|$", TEXT, flags=re.MULTILINE)
 
 
 def test_the_rows_are_found_and_numbered() -> None:
-    numbers = [row[0] for row in ROWS]
-    counts = {letter: sum(number[0] == letter for number in numbers) for letter in "MAWJ"}
-    assert numbers == [f"{letter}{number}" for letter, count in counts.items() for number in range(1, count + 1)]
-    assert len(numbers) == len(re.findall(r"^\| [MAWJ]\d", TEXT, flags=re.MULTILINE)) > 45
+    assert_numbered([row[0] for row in ROWS], TEXT, "MAWJ", more_than=45)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
@@ -27,5 +23,4 @@ def test_a_row_is_closed_by_tests_that_exist(row: tuple[str, str, str, str]) -> 
 
 
 def test_the_settings_exist() -> None:
-    named = {name.lower() for name in re.findall(r"SECATEUR_([A-Z_]+)", TEXT)}
-    assert named and named <= set(Settings.model_fields)
+    assert_settings_exist(TEXT)

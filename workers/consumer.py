@@ -24,8 +24,6 @@ DEAF = 3
 """Exit code of a worker that heard nothing of what was rung for; whatever started it starts it again."""
 RETRY_SECONDS = 2
 _LOOKS = 10
-
-
 _ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 

@@ -5,6 +5,7 @@ import io
 import itertools
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -220,16 +221,30 @@ def open_site(
 
 SCRIPTED = ("-m", "tests.scripted")
 
+Ready = tuple[Path, Settings, EmbeddedBroker]
+
 
 @pytest.fixture(scope="session")
-def damaged_site(
+def servers(
     postgresql_server: PostgreSQL, postgresql_template: str, tmp_path_factory: pytest.TempPathFactory, leases: str
-) -> Iterator[Site]:
+) -> Callable[..., AbstractContextManager[Ready]]:
+    """A broker, a database and a folder of its own for a site, by name, with what differs in its settings."""
+
+    @contextmanager
+    def opened(name: str, **differing: Any) -> Iterator[Ready]:
+        folder = tmp_path_factory.mktemp(name)
+        url = postgresql_server.url(postgresql_server.create(postgresql_template))
+        with valkey() as broker:
+            yield folder, make_settings(folder, url, broker.url, leases, **differing), broker
+
+    return opened
+
+
+@pytest.fixture(scope="session")
+def damaged_site(servers: Callable[..., AbstractContextManager[Ready]]) -> Iterator[Site]:
     """One service for all tests on PostgreSQL, each of which breaks something."""
-    folder = tmp_path_factory.mktemp("faults")
-    url = postgresql_server.url(postgresql_server.create(postgresql_template))
-    with valkey() as broker:
-        yield from open_site(folder, make_settings(folder, url, broker.url, leases), broker)
+    with servers("faults") as ready:
+        yield from open_site(*ready)
 
 
 @pytest.fixture
@@ -240,17 +255,10 @@ def site(damaged_site: Site) -> Site:
 
 
 @pytest.fixture(scope="session")
-def damaged_scripted_site(
-    postgresql_server: PostgreSQL, postgresql_template: str, tmp_path_factory: pytest.TempPathFactory, leases: str
-) -> Iterator[Site]:
+def damaged_scripted_site(servers: Callable[..., AbstractContextManager[Ready]]) -> Iterator[Site]:
     """The same for tests to which the inside of the engine does not matter."""
-    folder = tmp_path_factory.mktemp("scripted")
-    url = postgresql_server.url(postgresql_server.create(postgresql_template))
-    with valkey() as broker:
-        settings = make_settings(
-            folder, url, broker.url, leases, sandbox="process", webhook_allow_private=True, webhook_seconds=0.2
-        )
-        yield from open_site(folder, settings, broker, SCRIPTED)
+    with servers("scripted", sandbox="process", webhook_allow_private=True, webhook_seconds=0.2) as ready:
+        yield from open_site(*ready, SCRIPTED)
 
 
 @pytest.fixture

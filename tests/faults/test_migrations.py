@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from service.readiness import AHEAD
 from service.tables import Base
 from tests.faults.conftest import Site
 from tests.faults.test_outages import order
-from tests.servers import PostgreSQL
 
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()][::-1]
 TOMORROW = (
@@ -30,15 +28,6 @@ BACK = (
     "ALTER TABLE jobs DROP COLUMN of_tomorrow",
     f"UPDATE alembic_version SET version_num = '{REVISIONS[-1]}'",
 )
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of a database without any table."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'secateur.db'}"
-    server: PostgreSQL = request.getfixturevalue("postgresql_server")
-    return server.url(server.create())
 
 
 @pytest.fixture

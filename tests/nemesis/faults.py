@@ -1,6 +1,7 @@
 """The nemesis: breaks what the plan says, and puts it right again after a while, so that faults overlap."""
 
 import heapq
+import subprocess
 import time
 from collections.abc import Callable
 from itertools import count
@@ -124,9 +125,11 @@ class Nemesis:
         self._start_api()
         return True
 
+    def _running_broker(self) -> subprocess.Popen[bytes] | None:
+        return self._cluster.broker.process if self._cluster.broker_is_up else None
+
     def _kill_broker(self, fault: Fault) -> Undo | bool:
-        process = self._cluster.broker.process
-        if process is None or not self._cluster.broker_is_up:
+        if (process := self._running_broker()) is None:
             return False
         process.kill()
         process.wait()
@@ -137,8 +140,7 @@ class Nemesis:
             self._cluster.broker.start()
 
     def _stop_broker(self, fault: Fault) -> Undo | bool:
-        process = self._cluster.broker.process
-        if process is None or not self._cluster.broker_is_up:
+        if (process := self._running_broker()) is None:
             return False
         process.terminate()
         process.wait()

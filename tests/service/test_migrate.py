@@ -1,7 +1,6 @@
 """Migrations: from nothing to the tables of today, on both databases, from any process at once."""
 
 import threading
-from pathlib import Path
 
 import pytest
 from alembic import command
@@ -12,16 +11,6 @@ from sqlalchemy import inspect
 from service.db import make_engine
 from service.migrate import check, configuration, is_ahead, is_behind, upgrade
 from service.tables import Base
-from tests.servers import PostgreSQL
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of a database without any table."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'per%cent.db'}"
-    server: PostgreSQL = request.getfixturevalue("postgresql_server")
-    return server.url(server.create())
 
 
 def _tables(url: str) -> set[str]:

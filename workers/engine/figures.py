@@ -28,17 +28,17 @@ class Unit:
     sign: str = ""
     points: str = ""
 
-    def value(self, number: float) -> str:
-        """One value: `87.1 %`, `43.0`, `58.33`."""
-        return self._number(number) + self.sign
+    def value(self, number: float, sign: str = "") -> str:
+        """One value: `87.1 %`, `43.0`, `58.33`; `sign` "+" shows the sign of a positive one too."""
+        return self._number(number, self.digits, sign) + self.sign
 
     def interval(self, low: float, high: float) -> str:
         """An interval, such as 85.0 to 88.9."""
-        return f"{self._number(low)} {DASH} {self._number(high)}"
+        return f"{self._number(low, self.digits)} {DASH} {self._number(high, self.digits)}"
 
     def difference(self, number: float, sign: str = "") -> str:
         """A difference of two values: `0.52 points`; `sign` "+" shows the sign of a positive one too."""
-        return f"{number * self.factor:{sign}.{max(self.digits, 2)}f}{self.points}".replace("-", MINUS)
+        return self._number(number, max(self.digits, 2), sign) + self.points
 
     def bound(self, number: float) -> str:
         """A bound on values, as it was asked for: `80 %`, `60`."""
@@ -48,8 +48,8 @@ class Unit:
         """A bound on differences, as it was asked for: `1.5 points`."""
         return f"{number * self.factor:.10g}{self.points}"
 
-    def _number(self, number: float) -> str:
-        return f"{number * self.factor:.{self.digits}f}".replace("-", MINUS)
+    def _number(self, number: float, digits: int, sign: str = "") -> str:
+        return f"{number * self.factor:{sign}.{digits}f}".replace("-", MINUS)
 
 
 SHARE = Unit(100, 1, " %", " points")
@@ -68,7 +68,7 @@ def unit_of(metric: str, task: str | None) -> Unit:
 
 def format_percent(share: float, sign: str = "") -> str:
     """A share as `87.1 %`; `sign` "+" shows the sign of a positive one too."""
-    return f"{share * 100:{sign}.1f} %".replace("-", MINUS)
+    return SHARE.value(share, sign)
 
 
 def format_times(ratio: float) -> str:
