@@ -176,7 +176,7 @@ def _is_kept(upload: Upload, source: Path, path: Path) -> bool:
 
 def _mismatch(upload: Upload, source: Path) -> Invalid | Conflict:
     """The client's fault, unless the bytes are those of another model, which were the right ones once."""
-    if source.stat().st_nlink <= _OWN_NAMES:
+    if not upload.size or source.stat().st_nlink <= _OWN_NAMES:
         detail = f"File {upload.position} of the manifest does not have the SHA-256 that stands there."
         return Invalid(detail, code="DIGEST_MISMATCH")
     source.unlink()

@@ -42,16 +42,17 @@ def api(settings: Settings, api_key: str) -> Iterator[TestClient]:
         yield client
 
 
-def without_threads(patch: pytest.MonkeyPatch) -> None:
-    """Let the application have no threads in the background, whose calls would be counted, too."""
+def settle(patch: pytest.MonkeyPatch) -> None:
+    """Let only what is asked for be counted: no thread in the background, no key that is looked up again."""
+    patch.setattr("service.callers.BELIEVED_SECONDS", 3600.0)
     for name in ("service.reconciler.Reconciler", "service.webhooks.sender.Sender", "service.scrub.Scrubber"):
         for step in ("start", "stop"):
             patch.setattr(f"{name}.{step}", lambda self: None)
 
 
 @pytest.fixture(autouse=True)
-def _without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_threads(monkeypatch)
+def _settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch)
 
 
 def begin(client: TestClient) -> Any:
@@ -155,7 +156,7 @@ def drop(client: TestClient) -> None:
 
 def kill(base: Settings, api_key: str, kind: str, folder: Path, number: int) -> tuple[bool, None]:
     """Whether the API was killed at a call."""
-    without_threads(pytest.MonkeyPatch())
+    settle(pytest.MonkeyPatch())
     with stores.copied(base, folder / f"killed-{number}") as settings:
         killed = killed_at(number, settings.data_dir, asking, settings, api_key, kind)
         assert_comes_through(settings, api_key, kind)
@@ -171,7 +172,7 @@ def test_a_kill_at_any_call_of_an_upload_leaves_all_or_nothing(
 
 def fail(base: Settings, api_key: str, kind: str, folder: Path, code: int, call: Call) -> None:
     """Let the disk fail at a call."""
-    without_threads(pytest.MonkeyPatch())
+    settle(pytest.MonkeyPatch())
     with stores.copied(base, folder / f"{code}-{call.number}") as settings:
         with api(settings, api_key) as client, stores.opened(settings) as database:
             with counted(settings.data_dir, fails(call, code)):

@@ -286,6 +286,16 @@ def test_a_digest_that_lies_makes_a_model_invalid(client: TestClient, settings: 
     assert stored(settings) == []
 
 
+def test_a_digest_of_an_empty_file_that_lies_makes_a_model_invalid(client: TestClient) -> None:
+    files = bert_files() | {"empty.txt": b""}
+    body = manifest(files)
+    next(file for file in body["files"] if not file["size"])["sha256"] = "0" * 64
+    model = client.post(MODELS, json=body).json()
+    send_all(client, model, files)
+    refused = complete(client, model)
+    assert (refused.status_code, refused.json()["code"]) == (422, "DIGEST_MISMATCH")
+
+
 def test_an_upload_that_was_killed_while_it_was_completed_is_completed_again(
     client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
