@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -96,7 +97,7 @@ class Supervisor:
                 self._attempt(held, order, relay, lease)
             except Halt as halt:
                 lease.stop()
-                self._halted(held, halt.reason)
+                self._halted(held, relay, halt.reason)
             except JobFailed as failure:
                 lease.stop()
                 self._failed(held, relay, failure)
@@ -201,13 +202,13 @@ class Supervisor:
         self._persist(self._with_reports(held, relay, lambda session: jobs.fail(session, held, error, most)))
         self._clear_storage(held)
 
-    def _halted(self, held: Claim, reason: Reason) -> None:
+    def _halted(self, held: Claim, relay: Relay, reason: Reason) -> None:
         log.info("Job %s stops here: %s", held.job_id, reason)
         if reason == "draining":
-            if self._persist(lambda session: jobs.give_back(session, held)):
+            if self._persist(self._with_reports(held, relay, lambda session: jobs.give_back(session, held))):
                 Broker(self._settings.broker).ring(held.job_id)
         elif reason != "lost":
-            self._persist(lambda session: jobs.confirm_paused(session, held) or jobs.confirm_cancelled(session, held))
+            self._persist(self._with_reports(held, relay, partial(_confirmed, held)))
         self._clear_storage(held)
 
     def _with_reports(self, held: Claim, relay: Relay, step: Step) -> Step:
@@ -248,6 +249,11 @@ class Supervisor:
                 if self._drain.exists():
                     raise
                 time.sleep(_RETRY_SECONDS)
+
+
+def _confirmed(held: Claim, session: Session) -> bool:
+    """Whether the job stands still, as it was asked to."""
+    return jobs.confirm_paused(session, held) or jobs.confirm_cancelled(session, held)
 
 
 def _has_finished(session: Session, held: Claim) -> bool:

@@ -97,6 +97,7 @@ def train() -> None:
         if asked or step % 5 == 0:
             save(name, step)
         if asked:
+            tell(type="event", event="engine.left", level="info", message="Asked to leave.")
             sys.exit(75)
         tell(type="progress", fraction=0.5, step=step, total_steps=None, seconds_remaining=None)
         time.sleep(pause)

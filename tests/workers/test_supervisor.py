@@ -18,6 +18,7 @@ from service import jobs
 from service.config import Settings
 from service.db import Database, db_epoch
 from service.jobs import Claim
+from service.lifecycle import pause
 from service.storage import open_storage
 from service.tables import Artifact, Attempt, Event, Job, MetricPoint, Model
 from tests.databases import on_databases
@@ -241,6 +242,25 @@ def test_a_draining_worker_gives_the_job_back_uncounted(
     job = read_job(database, job_id)
     assert (job.status, job.attempts, job.worker) == ("queued", 0, None)
     assert outcomes(database, job_id) == ["returned"]
+
+
+@pytest.mark.parametrize("asked", ["pause", "drain"])
+def test_what_an_engine_says_as_it_leaves_is_kept(
+    database: Database, settings: Settings, make_job: MakeJob, run_aside: Aside, tmp_path: Path, asked: str
+) -> None:
+    started = tmp_path / "started"
+    job_id = make_job("train", started=str(started), steps="100000")
+    thread = run_aside(job_id)
+    wait_for(started.exists)
+    if asked == "drain":
+        drain_file(settings.scratch, os.getpid()).touch()
+    else:
+        with database.session_scope() as session:
+            pause(session, session.get_one(Job, job_id))
+    thread.join()
+    assert read_job(database, job_id).status == {"pause": "paused", "drain": "queued"}[asked]
+    with database.session_scope(read_only=True) as session:
+        assert list(session.scalars(select(Event.type).where(Event.type == "engine.left"))) == ["engine.left"]
 
 
 def test_a_worker_that_lost_its_lease_changes_nothing(
