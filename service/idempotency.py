@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from fastapi import Request, Response
-from sqlalchemy import Table, bindparam, delete, text, update
+from sqlalchemy import Table, bindparam, delete, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -24,7 +24,6 @@ _LOCK_NOT_AVAILABLE = "55P03"
 
 # Built once, of the table itself: the mapped class would cost more than the statements.
 _RECORDS = cast(Table, IdempotencyRecord.__table__)
-_WAIT = text("SET LOCAL lock_timeout = '5s'")
 _RESERVE = {
     "postgresql": postgresql.insert(_RECORDS).on_conflict_do_nothing().returning(_RECORDS.c.key),
     "sqlite": sqlite.insert(_RECORDS).on_conflict_do_nothing().returning(_RECORDS.c.key),
@@ -118,11 +117,8 @@ def _reserve(session: Session, identity: tuple[str, str, str], digest: str) -> b
         "body": {},
         "created_at": utc_now(),
     }
-    dialect = session.get_bind().dialect.name
-    if dialect == "postgresql":
-        session.execute(_WAIT)
     try:
-        return session.execute(_RESERVE[dialect], values).scalar() is not None
+        return session.execute(_RESERVE[session.get_bind().dialect.name], values).scalar() is not None
     except OperationalError as error:
         if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             raise Conflict("The first request with this key is still running.", code="IDEMPOTENCY_IN_FLIGHT") from error

@@ -6,6 +6,8 @@ from typing import Any
 import psycopg
 from psycopg.abc import RV, PQGen
 
+LOCK_SECONDS = 5
+"""After this the server ends a statement that waits for another transaction."""
 STATEMENT_SECONDS = 12
 """After this the server itself ends a statement, so that the connection stays good."""
 ANSWER_SECONDS = 15.0
@@ -15,6 +17,7 @@ IDLE_SECONDS = 30
 
 _KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 _SERVER = {
+    "lock_timeout": f"{LOCK_SECONDS}s",
     "statement_timeout": f"{STATEMENT_SECONDS}s",
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
     "tcp_keepalives_idle": "10s",

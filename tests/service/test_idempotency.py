@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
-from service import idempotency
+from service import idempotency, postgresql
 from service.client import Client
 from service.config import Settings
 from service.db import Database
@@ -62,6 +63,21 @@ def test_a_refused_request_keeps_nothing(client: TestClient, database: Database)
     spec = a_spec(store(database, a_model()).id)
     assert client.post("/v1/jobs", json={**spec, "max_length": 8000}, headers=KEY).status_code == 422
     assert _count(database, IdempotencyRecord) == 0
+    assert client.post("/v1/jobs", json=spec, headers=KEY).status_code == 202
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_first_request_that_takes_long_is_not_waited_for(
+    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = a_spec(store(database, a_model()).id)
+    monkeypatch.setitem(postgresql._SERVER, "lock_timeout", "100ms")
+    client.app.state.database.dispose()  # type: ignore[attr-defined]  # so that what it opens next has the bound
+    with database.session_scope() as session:
+        assert idempotency._reserve(session, ("default", "POST /v1/jobs", KEY["Idempotency-Key"]), "digest")
+        answer = client.post("/v1/jobs", json=spec, headers=KEY)
+        session.rollback()
+    assert (answer.status_code, answer.json()["code"]) == (409, "IDEMPOTENCY_IN_FLIGHT")
     assert client.post("/v1/jobs", json=spec, headers=KEY).status_code == 202
 
 

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.text import squad
 from transformers import PreTrainedModel
 
 from service.specs import QUALITY_METRICS
@@ -136,6 +135,8 @@ class QuestionAnswering(RowTask):
         return Summed(loss.value, QUALITY_METRICS[self.name], np.array(rows), means)
 
     def _judge(self, question: Question, guess: Guess) -> tuple[float, float, float]:
+        from torchmetrics.functional.text import squad  # with all that it imports, a second of the start of every job
+
         text = "" if self._unanswerable and guess.none > guess.score else guess.text
         answers: dict[str, Any] = {"text": question.answers or [""]}
         found = squad({"prediction_text": text, "id": ""}, {"answers": answers, "id": ""})

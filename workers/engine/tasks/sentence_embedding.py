@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -168,6 +167,8 @@ class Scored(Evaluation):
 
     def resampled(self, rows: NDArray[np.int64]) -> tuple[float, float]:
         """Spearman's rank correlation, 0 where all scores or all cosines are the same; mean agreement."""
+        from scipy.stats import rankdata  # half a second of the start of every job
+
         ranks = np.stack([rankdata(values[rows]) for values in (self._likeness, self._scores)])
         centred = ranks - ranks.mean(1, keepdims=True)
         spread = float(np.sqrt((centred**2).sum(1).prod()))
