@@ -15,7 +15,7 @@ from sqlalchemy import delete, update
 
 from service import clocks
 from service.config import Settings
-from service.db import Database, db_epoch, rows_changed
+from service.db import DATABASE_AWAY, Database, db_epoch, rows_changed
 from service.tables import Worker
 from workers.sandbox import level_of
 
@@ -92,6 +92,8 @@ class Presence:
         while not self._stop.is_set():
             try:
                 self.beat()
+            except DATABASE_AWAY as error:
+                log.warning("The database is away (%s); trying again", type(error).__name__)
             except Exception:
                 log.exception("The worker could not tell that it is alive; it tries again")
             self._stop.wait(self._settings.heartbeat_seconds)

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy import select
 
 from service import floors
 from service.auth import refuse_keyless
 from service.commands.database import opened
 from service.commands.exits import USAGE
 from service.commands.show import say
-from service.config import get_settings
+from service.config import Settings, get_settings
 from service.storage import UnusableStorage, open_storage
+from service.tables import ApiKey
 
 
 def up(
@@ -43,8 +45,7 @@ def api(
     settings = get_settings()
     given = {"host": host or settings.host, "port": settings.port if port is None else port}
     settings = settings.model_copy(update=given)
-    if settings.admin_key is None:
-        _refuse_keyless(settings.host)
+    _refuse_unusable_database(settings)
     _refuse_unusable_storage(settings.storage)
     serve(settings)
 
@@ -82,10 +83,12 @@ def _refuse_vulnerable() -> None:
         raise typer.Exit(USAGE) from error
 
 
-def _refuse_keyless(host: str) -> None:
+def _refuse_unusable_database(settings: Settings) -> None:
     with opened(read_only=True) as session:
+        session.execute(select(ApiKey.id).limit(1))
         try:
-            refuse_keyless(session, host)
+            if settings.admin_key is None:
+                refuse_keyless(session, settings.host)
         except ValueError as error:
             say(str(error))
             raise typer.Exit(USAGE) from error

@@ -18,6 +18,7 @@ from service.commands import connect
 from service.commands.show import comparison, size_of
 from service.config import Settings, get_settings
 from service.db import Database
+from tests.servers import free_port
 from tests.service.samples import FINDINGS
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -327,6 +328,24 @@ def test_a_created_key_works_for_its_tenant_and_scopes(
 def test_api_beyond_this_machine_needs_a_key(told_database: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert code_of("api", "--host", "0.0.0.0") == 2
     assert "secateur keys create" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("empty_url", ["sqlite", "postgresql"], indirect=True)
+def test_api_without_tables_says_how_to_make_them(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SECATEUR_DATABASE_URL", empty_url)
+    assert code_of("api") == 3
+    assert "secateur migrate" in capsys.readouterr().err
+
+
+def test_api_whose_database_does_not_answer_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SECATEUR_DATABASE_URL", f"postgresql://127.0.0.1:{free_port()}/secateur")
+    assert code_of("api") == 3
+    told = capsys.readouterr().err
+    assert "does not answer" in told and "secateur migrate" not in told
 
 
 def test_worker_becomes_celery_with_one_job_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from service.config import Settings
 from service.db import Database, db_epoch
@@ -48,6 +49,20 @@ def test_a_worker_whose_clock_is_wrong_says_so_once_and_lives_by_the_databases(
     assert caplog.messages == ["The clock of this process is 86400 s ahead of the database's."]
     assert names(database) == ["here"]
     worker.stop()
+
+
+def test_a_worker_whose_database_is_away_says_so_in_a_line(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def beat(worker: Presence) -> None:
+        raise OperationalError("", {}, Exception())
+
+    monkeypatch.setattr(Presence, "beat", beat)
+    worker = Presence("here", settings)
+    worker.start()
+    wait_for(lambda: "is away" in caplog.text)
+    worker.stop()
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_rows_of_the_long_gone_are_removed(database: Database, settings: Settings) -> None:
