@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from threading import Semaphore
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -36,6 +37,7 @@ from service.routes import (
     manifests,
     models,
     operations,
+    submission,
     tenants,
     uploads,
     webhooks,
@@ -109,6 +111,7 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state = app.state
         await run_in_threadpool(_open, state, settings)
+        state.submissions = Semaphore(submission.AT_ONCE)
         reconciler = Reconciler(settings, state.database, state.broker, state.key_use)
         sender = Sender(settings, state.database, state.addresses)
         scrubber = Scrubber(settings, state.database, lambda: state.telemetry.damaged("scrub"))

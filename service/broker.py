@@ -22,6 +22,8 @@ ENTRY = "secateur.run_job"
 QUEUE = "secateur.jobs"
 MOST_RINGS = 100
 """That may lie unheard: each wakes one idle worker, and a worker that is awake goes on until nothing is queued."""
+ENOUGH_SECONDS = 0.5
+"""How long that is believed: those that are rung for find what comes meanwhile."""
 QUIET_SECONDS = 2.0
 """After a failed ring the next ones are left to the reconciler, so that submits stay fast while the broker is away."""
 
@@ -83,6 +85,7 @@ class Broker:
             return
         try:
             if int(self._redis.llen(QUEUE)) >= MOST_RINGS:
+                self._quiet_until = time.monotonic() + ENOUGH_SECONDS
                 return
             self._celery.send_task(ENTRY, args=[job_id], task_id=job_id, retry=False)
         except Exception as error:  # kombu wraps some of redis-py's errors and lets others through

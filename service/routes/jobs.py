@@ -81,7 +81,7 @@ def create_job(
     spec = read_spec(JobSpec, submitted)
     refusal = addresses.refusal(spec.webhook_url)  # before the transaction begins: a look-up may take seconds
     digest = hashlib.sha256(body).hexdigest()
-    with database.session_scope() as session:
+    with request.app.state.submissions, database.session_scope() as session:
         if not validate_only and (replayed := replay_or(session, principal, request, digest)) is not None:
             return replayed
         if refusal is not None:

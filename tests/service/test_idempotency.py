@@ -66,13 +66,16 @@ def test_a_refused_request_keeps_nothing(client: TestClient, database: Database)
     assert client.post("/v1/jobs", json=spec, headers=KEY).status_code == 202
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_first_request_that_takes_long_is_not_waited_for(
-    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = a_spec(store(database, a_model()).id)
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection that is opened from now on."""
     monkeypatch.setitem(postgresql._SERVER, "lock_timeout", "100ms")
-    client.app.state.database.dispose()  # type: ignore[attr-defined]  # so that what it opens next has the bound
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_first_request_that_takes_long_is_not_waited_for(client: TestClient, database: Database) -> None:
+    spec = a_spec(store(database, a_model()).id)
     with database.session_scope() as session:
         assert idempotency._reserve(session, ("default", "POST /v1/jobs", KEY["Idempotency-Key"]), "digest")
         answer = client.post("/v1/jobs", json=spec, headers=KEY)

@@ -1,6 +1,8 @@
 """Jobs over HTTP: submit, look, wait, filter, cancel, delete."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from service import jobs
+from service import resolve as real
 from service.broker import Broker
 from service.db import Database
 from service.ids import new_id
 from service.job_view import job_view
+from service.routes import submission
 from service.routes.jobs import until_changed
 from service.schemas import JobView
 from service.tables import Artifact, Event, Job, Model, utc_now
@@ -35,6 +39,26 @@ def _claim(database: Database, job_id: str) -> jobs.Claim:
         claim = jobs.claim(session, job_id, "w1", 60)
     assert claim is not None
     return claim
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_few_jobs_are_stored_at_a_time(client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way: list[int] = []
+    most: list[int] = []
+
+    def resolve(*arguments: Any) -> Any:
+        under_way.append(1)
+        most.append(len(under_way))
+        time.sleep(0.05)
+        under_way.pop()
+        return real.resolve(*arguments)
+
+    monkeypatch.setattr("service.routes.submission.resolve", resolve)
+    spec = a_spec(store(database, a_model()).id)
+    with ThreadPoolExecutor(12) as crowd:
+        answers = list(crowd.map(lambda _: client.post("/v1/jobs", json=spec).status_code, range(12)))
+    assert answers == [202] * 12
+    assert max(most) == submission.AT_ONCE
 
 
 @on_databases
