@@ -11,8 +11,8 @@ from tests.faults.conftest import Site
 from tests.faults.recovery import Recovery
 from tests.processes import gone, wait_for
 
-MOMENTS = 20
-WHILE_PUBLISHING = 6
+MOMENTS = 14
+WHILE_PUBLISHING = 5
 LONGEST = 1.0
 PADDING = str(128 << 20)
 
