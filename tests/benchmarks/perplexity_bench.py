@@ -242,11 +242,10 @@ def perplexity(network: Any, blocks: Any) -> float:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the processor does so in hardware."""
+    """Whether the processor does so faster than float32, as `workers.engine.work` decides."""
     import torch
 
-    abilities = torch.cpu.get_capabilities()
-    return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def cpu_seconds() -> float:
