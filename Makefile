@@ -31,8 +31,8 @@ demo-heads: .venv/installed ## The demo, and a second job that cuts half of the 
 up: .venv/installed ## Start the service on this machine
 	$(BIN)/secateur up
 
-test: .venv/installed ## Run the whole test suite
-	$(BIN)/python -m pytest
+test: .venv/installed ## Run the whole test suite, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/installed ## Print speed as ratios: transfers to a copy, a status read to an empty route
 	$(BIN)/python -m tests.benchmarks.http_bench
