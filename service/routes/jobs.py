@@ -35,7 +35,7 @@ from service.openapi import json_body
 from service.paging import Cursor, Limit, newest_first
 from service.problems import responses
 from service.routes.creation import remove_bytes
-from service.routes.submission import answer, draft_job, queue, read_spec
+from service.routes.submission import answer, draft_job, in_turn, queue, read_spec
 from service.schemas import JobView, JobWarning, Page, UtcTime, Validated
 from service.specs import JobSpec
 from service.states import Kind, Status
@@ -81,7 +81,7 @@ def create_job(
     spec = read_spec(JobSpec, submitted)
     refusal = addresses.refusal(spec.webhook_url)  # before the transaction begins: a look-up may take seconds
     digest = hashlib.sha256(body).hexdigest()
-    with request.app.state.submissions, database.session_scope() as session:
+    with in_turn(request), database.session_scope() as session:
         if not validate_only and (replayed := replay_or(session, principal, request, digest)) is not None:
             return replayed
         if refusal is not None:

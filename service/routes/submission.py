@@ -1,6 +1,9 @@
 """The way of a job into the queue: its body read, resolved against what it is about, stored, rung for and answered."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Semaphore
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -16,7 +19,7 @@ from service.deps import remember
 from service.errors import Conflict, FieldError, NotFound
 from service.fingerprints import fingerprint_of
 from service.job_view import base_url, job_view
-from service.problems import invalid_body
+from service.problems import invalid_body, unavailable
 from service.quotas import check_queue
 from service.resolve import resolve
 from service.resolve.inspection import resolve_inspection
@@ -30,6 +33,8 @@ Spec = TypeVar("Spec", JobSpec, InspectionSpec)
 AT_ONCE = 3
 """Jobs that a process stores at a time: threads beyond that only take Python's lock from each other, which took half as
 much processor time again as the work."""
+TURN_SECONDS = 5
+"""How long one waits for its turn: all who wait fit into a second, unless the database does not answer."""
 
 # Built once: building them costs as much as running them.
 _OWN: dict[str, Any] = {"id": bindparam("id"), "tenant": bindparam("tenant"), "deleted_at": None}
@@ -37,6 +42,18 @@ _MODEL = select(Model).filter_by(**_OWN).with_for_update(read=True)
 _DATASET = select(Dataset).filter_by(**_OWN).with_for_update(read=True)
 _STATES = {"expired": "has expired, and its files were removed"}
 _NO_WORKER = {"code": "NO_WORKER", "message": "No worker is alive: the job waits until one is started."}
+
+
+@contextmanager
+def in_turn(request: Request) -> Iterator[None]:
+    """As one of the few that store a job at a time. Raises `Unavailable` where the others do not come to an end."""
+    submissions: Semaphore = request.app.state.submissions
+    if not submissions.acquire(timeout=TURN_SECONDS):
+        raise unavailable("Orders of jobs take too long at the moment; try again.")
+    try:
+        yield
+    finally:
+        submissions.release()
 
 
 def read_spec(form: type[Spec], submitted: Any) -> Spec:

@@ -61,6 +61,19 @@ def test_few_jobs_are_stored_at_a_time(client: TestClient, database: Database, m
     assert max(most) == submission.AT_ONCE
 
 
+def test_an_order_does_not_wait_long_for_orders_that_do_not_end(
+    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "TURN_SECONDS", 0.05)
+    spec, turns = a_spec(store(database, a_model()).id), _app(client).state.submissions
+    for _ in range(submission.AT_ONCE):
+        turns.acquire()
+    refused = client.post("/v1/jobs", json=spec)
+    assert (refused.status_code, refused.json()["code"], refused.headers["Retry-After"]) == (503, "UNAVAILABLE", "5")
+    turns.release()
+    assert client.post("/v1/jobs", json=spec).status_code == 202
+
+
 @on_databases
 def test_a_submitted_job_is_stored_and_rung(client: TestClient, database: Database) -> None:
     store(database, model := a_model(), dataset := a_dataset(), a_worker())
