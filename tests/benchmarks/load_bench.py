@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--seconds", type=int, default=20, help="length of each run at a fixed rate")
     parser.add_argument("--megabytes", type=int, default=1000, help="size of each upload and of the download")
-    pinned = "keep the API process on one core, as docs/operations.md advises"
+    pinned = "keep the API process on one core"
     parser.add_argument("--pin", type=int, metavar="CORE", help=pinned)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
