@@ -111,7 +111,6 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state = app.state
         await run_in_threadpool(_open, state, settings)
-        state.submissions = Semaphore(submission.AT_ONCE)
         reconciler = Reconciler(settings, state.database, state.broker, state.key_use)
         sender = Sender(settings, state.database, state.addresses)
         scrubber = Scrubber(settings, state.database, lambda: state.telemetry.damaged("scrub"))
@@ -139,6 +138,7 @@ def _open(state: Any, settings: Settings) -> None:
     state.key_use = KeyUse()
     state.callers = Callers()
     state.rates = Rates(settings)
+    state.submissions = Semaphore(submission.AT_ONCE)
     with state.database.session_scope(read_only=True) as session:
         state.telemetry.begin(session)
     if settings.admin_key is not None:

@@ -193,26 +193,26 @@ class Supervisor:
                 session, held, publication.status, publication.result, publication.model, publication.artifacts
             ) or _has_finished(session, held)
 
-        if not self._persist(self._with_reports(held, relay, finish)):
+        if not self._conclude(held, relay, finish):
             self._persist(lambda session: jobs.confirm_cancelled(session, held))
         self._clear_storage(held)
 
     def _failed(self, held: Claim, relay: Relay, failure: JobFailed) -> None:
         error, most = failure.error(), self._settings.max_attempts
-        self._persist(self._with_reports(held, relay, lambda session: jobs.fail(session, held, error, most)))
+        self._conclude(held, relay, lambda session: jobs.fail(session, held, error, most))
         self._clear_storage(held)
 
     def _halted(self, held: Claim, relay: Relay, reason: Reason) -> None:
         log.info("Job %s stops here: %s", held.job_id, reason)
         if reason == "draining":
-            if self._persist(self._with_reports(held, relay, lambda session: jobs.give_back(session, held))):
+            if self._conclude(held, relay, lambda session: jobs.give_back(session, held)):
                 Broker(self._settings.broker).ring(held.job_id)
         elif reason != "lost":
-            self._persist(self._with_reports(held, relay, partial(_confirmed, held)))
+            self._conclude(held, relay, partial(_confirmed, held))
         self._clear_storage(held)
 
-    def _with_reports(self, held: Claim, relay: Relay, step: Step) -> Step:
-        """`step`, with what the engine reported last stored before it in the same transaction."""
+    def _conclude(self, held: Claim, relay: Relay, step: Step) -> bool:
+        """What `step` says, with what the engine reported last stored before it in the same transaction."""
         pending = relay.take()
 
         def both(session: Session) -> bool:
@@ -220,7 +220,7 @@ class Supervisor:
                 pending.store(session, held)
             return step(session)
 
-        return both
+        return self._persist(both)
 
     def _clear_storage(self, held: Claim) -> None:
         """Remove what was published: by earlier attempts, which may have been killed, and by this one unless it won.
